@@ -1,0 +1,105 @@
+"""Domain, MethodCard and Head: what a package declares, as `module:attr`, so that listing it imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from unlabeled.core.contracts.errors import RequestError
+
+
+def load(target: str) -> Any:
+    """The object that `module:attr` names."""
+    module, _, attr = target.partition(":")
+    return getattr(import_module(module), attr)
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """One row of `unlabeled methods`; also used for views, plans and baselines, told apart by `kind`."""
+
+    name: str
+    kind: Literal["method", "view", "plan", "baseline"]
+    family: str
+    target: str
+    summary: str
+    paper: str = ""
+    seeds: tuple[str, ...] = ()
+    test: str = ""
+
+    def row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A downstream task: what is predicted and how it is scored."""
+
+    name: str
+    kind: Literal["classification", "segmentation", "regression"]
+    metric: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a package declares. The command line, the contract tests and the docs are made from it.
+
+    reader       class with `files(root) -> list[Path]` and `read(path) -> list[Sample]`, made from its `options`
+    options      pydantic model of the recipe's `data.options`
+    conversions  name -> function (Sample, **options) -> (Sample, log line or None)
+    encoders     name -> class, beside the core's `tokens` and `convnet`
+    views        name -> function (DenseInput, draw, spec, **options) -> same
+    methods      cards of the field's own methods
+    baselines    cards; each target is a class with `features(samples) -> array`
+    recipes      package resource folder with *.yaml
+    samples      name -> function that writes a folder of real files and returns its path
+    demo         what `demo` runs: a function (out: Path) -> None
+    """
+
+    name: str
+    title: str
+    summary: str
+    reader: str
+    options: str
+    axes: tuple[str, ...]
+    conversions: dict[str, str] = field(default_factory=dict)
+    encoders: dict[str, str] = field(default_factory=dict)
+    views: dict[str, str] = field(default_factory=dict)
+    methods: tuple[MethodCard, ...] = ()
+    baselines: tuple[MethodCard, ...] = ()
+    heads: tuple[Head, ...] = ()
+    recipes: str = ""
+    samples: dict[str, str] = field(default_factory=dict)
+    demo: str = ""
+    verbs: dict[str, str] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def domains() -> dict[str, Domain]:
+    """Every installed domain, by name (entry point group `unlabeled.domains`)."""
+    return {e.name: e.load() for e in sorted(entry_points(group="unlabeled.domains"), key=lambda e: e.name)}
+
+
+def domain(name: str) -> Domain:
+    found = {e.name: e for e in entry_points(group="unlabeled.domains")}
+    if name not in found:
+        raise RequestError(
+            f"the domain {name!r} is not installed (installed: {', '.join(sorted(found)) or 'none'}); "
+            f"pip install unlabeled-{name}"
+        )
+    loaded = found[name].load()
+    assert isinstance(loaded, Domain)
+    return loaded
+
+
+def methods() -> dict[str, MethodCard]:
+    """Every installed method, view, plan and baseline, by name: the group `unlabeled.methods` and what domains declare."""
+    cards = [e.load() for e in entry_points(group="unlabeled.methods")]
+    for d in domains().values():
+        cards += [*d.methods, *d.baselines]
+    return {c.name: c for c in sorted(cards, key=lambda c: (c.kind, c.name))}

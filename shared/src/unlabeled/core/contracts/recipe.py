@@ -1,0 +1,210 @@
+"""Recipe: everything a run depends on, in one YAML file. Field descriptions are also help text and comments."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unlabeled.core.contracts.errors import RequestError
+from unlabeled.core.contracts.spec import Allowed, Conversion
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Named(BaseModel):
+    """A part by name, with its own options beside the name: `{name: simclr, temperature: 0.2}`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class View(Named):
+    input: str = Field("x", description="which input of the sample it changes")
+
+
+class Data(Strict):
+    path: Path = Field(description="folder of files, read recursively")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the domain's reader")
+    conversions: tuple[Conversion, ...] = Field((), description="named conversions of the domain, written into the contract")
+    convert: tuple[Allowed, ...] = Field(("order", "units"), description="what may be converted without asking")
+    normaliser: Literal["none", "standard", "sensor"] = Field("sensor", description="how values are scaled")
+    window: tuple[float, ...] | None = Field(None, description="size of one item along each axis, in physical units")
+    stride: tuple[float, ...] | None = Field(None, description="step from item to item; none: the window's size")
+    min_valid: float = Field(0.5, ge=0, le=1, description="least valid share of an item")
+    max_bad_fraction: float = Field(0.01, ge=0, le=1, description="largest share of unreadable records before a run stops")
+    groups: tuple[str, ...] | None = Field(None, description="keyed hashes of the only groups to use; none: all")
+
+
+class Optimiser(Strict):
+    name: Literal["adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.05, ge=0, description="not applied to biases, norms and tokens")
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float | None = Field(None, gt=0, description="largest gradient norm")
+
+
+class Schedule(Strict):
+    name: Literal["cosine", "wsd", "constant"] = "cosine"
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    decay: int = Field(0, ge=0, description="wsd: steps of the final linear decay")
+
+
+class Trainer(Strict):
+    loop: Literal["lightning", "plain"] = Field("lightning", description="plain: the loop without Lightning, its oracle")
+    devices: int | Literal["auto"] = Field("auto", description="number of devices on this machine")
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["32", "bf16", "64"] = "32"
+    workers: int = Field(0, ge=0, description="loader processes; never changes what is computed")
+    threads: int | None = Field(None, ge=1, description="torch threads; none: torch's own choice")
+    save_every: int = Field(100, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+    log_every: int = Field(10, ge=1, description="steps between log lines and looks at the health flags")
+    max_skipped: int = Field(5, ge=1, description="non-finite steps in a row before the run stops")
+    tensorboard: bool = True
+
+
+class Evaluation(Strict):
+    window: tuple[float, ...] | None = Field(None, description="size of an evaluated item; none: data.window")
+    stride: tuple[float, ...] | None = Field(None, description="step between evaluated items; none: the window's size")
+    neighbours: int = Field(10, ge=1, description="k of kNN")
+
+
+class Study(Strict):
+    labels: Path | None = Field(None, description="CSV with columns key and label")
+    budgets: tuple[int | float, ...] = Field(
+        (1, 0.1, 1.0), description="labelled records: an integer per class, a fraction of the training records"
+    )
+    groups_per_fold: int = Field(2, ge=1, description="groups left out together")
+    seeds: int = Field(3, ge=1, description="pretraining seeds")
+    draws: int = Field(5, ge=1, description="label draws per budget")
+    lr_grid: tuple[float, ...] = Field((3e-4, 1e-3, 3e-3), description="for every fine-tuned start alike")
+    finetune_steps: int = Field(60, ge=1)
+    finetune_draws: int = Field(1, ge=1, description="label draws of the fine-tuned starts (they cost the most)")
+    jobs: int = Field(2, ge=1, description="processes side by side")
+
+
+class Recipe(Strict):
+    domain: str = Field(description="which package reads the data")
+    data: Data
+    method: Named
+    encoder: Named
+    views: tuple[View, ...] = Field((), description="applied in order, per item and per view")
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    trainer: Trainer = Trainer()
+    batch_size: int = Field(64, ge=1, description="items per optimiser step, over all devices")
+    max_steps: int = Field(1000, ge=1, description="optimiser steps")
+    seed: int = 0
+    evaluation: Evaluation = Evaluation()
+    study: Study = Study()
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`"temprature" is unknown, did you mean temperature?`"""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    return f"{name!r} is unknown, {hint}"
+
+
+def _names_at(model: type[BaseModel], where: Sequence[int | str]) -> list[str]:
+    """Field names of the model that the error location points into."""
+    for part in where:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return list(model.model_fields)
+
+
+def validated(model: type[M], values: Mapping[str, Any], what: str) -> M:
+    """`model(**values)`, with every fault as one sentence that names the place and the nearest valid name."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            *where, last = fault["loc"] or ("",)
+            place = ".".join(str(p) for p in fault["loc"])
+            if fault["type"] == "extra_forbidden":
+                lines.append(f"{place}: {nearest(str(last), _names_at(model, where))}")
+            elif fault["type"] == "missing":
+                lines.append(f"{place} is missing")
+            else:
+                lines.append(f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}")
+        raise RequestError(f"{what}: {'; '.join(lines)}") from None
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe at `path` with `key.sub=value` overrides; relative paths are relative to the file."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such recipe; make one with `init PATH -o {path.name}`") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RequestError(f"{path} holds no mapping; make one with `init PATH -o {path.name}`")
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise RequestError(f"the override {override!r} is not key=value")
+        *parents, last = name.split(".")
+        at = values
+        for parent in parents:
+            at = at.setdefault(parent, {})
+            if not isinstance(at, dict):
+                raise RequestError(f"the override {override!r} goes into {parent}, which is no section")
+        at[last] = yaml.safe_load(text)
+    recipe = validated(Recipe, values, str(path))
+    data = recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)})
+    labels = recipe.study.labels
+    study = recipe.study.model_copy(update={"labels": labels and _beside(path, labels)})
+    return recipe.model_copy(update={"data": data, "study": study})
+
+
+def _beside(recipe: Path, path: Path) -> Path:
+    return path.expanduser() if path.expanduser().is_absolute() else (recipe.parent / path)
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, every field with its description as a comment."""
+    lines: list[str] = []
+    _lines(recipe, 0, lines)
+    return "\n".join(lines) + "\n"
+
+
+def _lines(model: BaseModel, depth: int, out: list[str]) -> None:
+    pad = "  " * depth
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        note = f"  # {info.description}" if info.description else ""
+        if isinstance(value, Strict):
+            out.append(f"{pad}{name}:{note}")
+            _lines(value, depth + 1, out)
+        else:
+            plain = _plain(value)
+            out.append(f"{pad}{name}: {yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False).strip().removesuffix('...').strip()}{note}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,74 @@
+"""What every pretraining method is: a module with one `step` and three hooks. No Lightning here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from unlabeled.core.contracts import InputSpec
+from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.streams import Draw, key
+
+
+class Options(BaseModel):
+    """Base of a method's options: strict, so that a typing error fails at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where in the run a step stands. Rank and worker are not in it, on purpose (see streams)."""
+
+    seed: int
+    step: int
+    epoch: int
+    max_steps: int
+
+    def draw(self, batch: Batch, scope: str = "") -> Draw:
+        """Per-item draws for this batch."""
+        return Draw(self.seed, self.epoch, batch.index, scope)
+
+    def shared(self, name: str) -> int:
+        """Key of a draw shared by the whole batch."""
+        return key(self.seed, self.step, name)
+
+
+class Method(nn.Module):
+    """A pretraining method.
+
+    A subclass names its `Options`, builds what it needs around `encoder`, and gives `step`, which returns
+    `{"loss": the weighted sum of the terms, "parts": {name: term}, "embedding": (B, D) detached}`. The loss is the
+    global one (see ranks): a sum over all ranks divided by a count over all ranks.
+    """
+
+    Options: type[Options] = Options
+
+    def __init__(self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.specs = dict(specs)
+        self.options = options
+
+    def on_batch(self, batch: Batch, ctx: Context) -> Any:
+        """Augment and mask, on the device. What it returns is handed to `step`."""
+        return batch
+
+    def step(self, batch: Any, ctx: Context) -> dict[str, Any]:
+        raise NotImplementedError  # pragma: no cover
+
+    def after_backward(self, ctx: Context) -> None:
+        """Between backward and the optimiser's step (cancel a gradient, update a table)."""
+
+    def after_step(self, ctx: Context) -> None:
+        """After the optimiser's step (teacher, queue, weights that are set and not learned)."""
+
+
+def weighted(parts: Mapping[str, tuple[float, Tensor]], embedding: Tensor) -> dict[str, Any]:
+    """The dict a step returns, from named (weight, term) pairs."""
+    total = sum((w * t for w, t in parts.values()), start=embedding.new_zeros((), dtype=next(iter(parts.values()))[1].dtype))
+    return {"loss": total, "parts": {k: t.detach() for k, (_, t) in parts.items()}, "embedding": embedding.detach()}

@@ -1,0 +1,29 @@
+"""Schedules: pure functions of the step, so that nothing but the step is ever stored."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_cosine(step: int, total: int, warmup: int, peak: float, final: float = 0.0) -> float:
+    """Linear from peak/warmup at step 0 to `peak` at step warmup - 1, then half a cosine down to `final` at total - 1.
+
+    Loshchilov and Hutter 2017 (SGDR), eq. 5, one period.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup + 1) / max(1, total - warmup))
+    return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def wsd(step: int, total: int, warmup: int, decay: int, peak: float, final: float = 0.0) -> float:
+    """Warm-up, stable, decay: linear up over `warmup` steps, `peak`, linear down to `final` over the last `decay`.
+
+    Hu et al. 2024 (MiniCPM), section 4.2, with linear decay (Haegele et al. 2024).
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    left = total - 1 - step
+    if left >= decay:
+        return peak
+    return final + (peak - final) * max(0, left) / decay
