@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unlabeled.core.contracts.errors import RequestError
 from unlabeled.core.contracts.spec import Allowed, Conversion
 
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -39,13 +38,17 @@ class View(Named):
 class Data(Strict):
     path: Path = Field(description="folder of files, read recursively")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the domain's reader")
-    conversions: tuple[Conversion, ...] = Field((), description="named conversions of the domain, written into the contract")
+    conversions: tuple[Conversion, ...] = Field(
+        (), description="named conversions of the domain, written into the contract"
+    )
     convert: tuple[Allowed, ...] = Field(("order", "units"), description="what may be converted without asking")
     normaliser: Literal["none", "standard", "sensor"] = Field("sensor", description="how values are scaled")
     window: tuple[float, ...] | None = Field(None, description="size of one item along each axis, in physical units")
     stride: tuple[float, ...] | None = Field(None, description="step from item to item; none: the window's size")
     min_valid: float = Field(0.5, ge=0, le=1, description="least valid share of an item")
-    max_bad_fraction: float = Field(0.01, ge=0, le=1, description="largest share of unreadable records before a run stops")
+    max_bad_fraction: float = Field(
+        0.01, ge=0, le=1, description="largest share of unreadable records before a run stops"
+    )
     groups: tuple[str, ...] | None = Field(None, description="keyed hashes of the only groups to use; none: all")
 
 
@@ -64,7 +67,9 @@ class Schedule(Strict):
 
 
 class Trainer(Strict):
-    loop: Literal["lightning", "plain"] = Field("lightning", description="plain: the loop without Lightning, its oracle")
+    loop: Literal["lightning", "plain"] = Field(
+        "lightning", description="plain: the loop without Lightning, its oracle"
+    )
     devices: int | Literal["auto"] = Field("auto", description="number of devices on this machine")
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["32", "bf16", "64"] = "32"
@@ -196,8 +201,8 @@ def _lines(model: BaseModel, depth: int, out: list[str]) -> None:
             out.append(f"{pad}{name}:{note}")
             _lines(value, depth + 1, out)
         else:
-            plain = _plain(value)
-            out.append(f"{pad}{name}: {yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False).strip().removesuffix('...').strip()}{note}")
+            text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6, sort_keys=False)
+            out.append(f"{pad}{name}: {text.strip().removesuffix('...').strip()}{note}")
 
 
 def _plain(value: Any) -> Any:

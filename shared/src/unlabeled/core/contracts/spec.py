@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ class Normaliser(Frozen):
                     "name a known source for these files or pretrain with them"
                 )
             c = self.constants[x.source]
-            data = (data - np.float32(c.offset)[axes]) / np.float32(c.scale)[axes]
+            data = (data - np.asarray(c.offset, np.float32)[axes]) / np.asarray(c.scale, np.float32)[axes]
         if x.valid is not None:
             valid = x.valid if x.layout == "dense" else x.valid[:, None]
             data = np.where(valid, data, np.float32(0))
@@ -109,12 +110,34 @@ class InputSpec(Frozen):
         """
         log: list[str] = []
         if x.layout != self.layout:
-            raise Incompatible(f"{what}: the layout is {x.layout}, the contract asks for {self.layout}; use another reader")
+            raise Incompatible(
+                f"{what}: the layout is {x.layout}, the contract asks for {self.layout}; use another reader"
+            )
         x = self._channels(x, what, log)
         x = self._units(x, what, log)
         if x.layout == "dense":
             x = self._spacing(x, what, log)
         return x, tuple(log)
+
+    def check(self, facts: Mapping[str, Any], what: str) -> None:
+        """Raises as `adapt` would, from what a manifest knows of an input (no values)."""
+        shape = (
+            (len(facts["channels"]), *[1] * len(facts["shape"]))
+            if facts["layout"] == "dense"
+            else (1, len(facts["channels"]))
+        )
+        self.adapt(
+            Input(
+                data=np.zeros(shape, np.float32),
+                channels=tuple(facts["channels"]),
+                units=tuple(facts["units"]),
+                layout=facts["layout"],
+                unit=facts["unit"],
+                spacing=facts["spacing"] and tuple(facts["spacing"]),
+                edges=np.zeros((2, 0), np.int64) if facts["layout"] == "graph" else None,
+            ),
+            what,
+        )
 
     def _channels(self, x: Input, what: str, log: list[str]) -> Input:
         if x.channels == self.channels:
@@ -126,15 +149,21 @@ class InputSpec(Frozen):
                 f"this contract needs {', '.join(self.channels)} under these names"
             )
         if "order" not in self.convert:
-            raise Incompatible(f"{what}: channels {x.channels} differ from {self.channels}; allow it with --convert order")
+            raise Incompatible(
+                f"{what}: channels {x.channels} differ from {self.channels}; allow it with --convert order"
+            )
         at = [x.channels.index(c) for c in self.channels]
         dropped = [c for c in x.channels if c not in self.channels]
         log.append(f"channels taken by name{' without ' + ', '.join(dropped) if dropped else ''}")
-        take = (lambda a: a[at]) if x.layout == "dense" else (lambda a: a[:, at])
         valid = x.valid
         if valid is not None and x.layout == "dense" and valid.shape[0] > 1:
             valid = valid[at]
-        return x.with_(data=take(x.data), channels=self.channels, units=tuple(x.units[i] for i in at), valid=valid)
+        return x.with_(
+            data=x.data[at] if x.layout == "dense" else x.data[:, at],
+            channels=self.channels,
+            units=tuple(x.units[i] for i in at),
+            valid=valid,
+        )
 
     def _units(self, x: Input, what: str, log: list[str]) -> Input:
         if x.units == self.units:
@@ -151,7 +180,7 @@ class InputSpec(Frozen):
             if have != want:
                 log.append(f"{channel} from {have} to {want}")
         shape = (-1, *[1] * (x.data.ndim - 1)) if x.layout == "dense" else (1, -1)
-        return x.with_(data=x.data * np.float32(factors).reshape(shape), units=self.units)
+        return x.with_(data=x.data * np.asarray(factors, np.float32).reshape(shape), units=self.units)
 
     def _spacing(self, x: Input, what: str, log: list[str]) -> Input:
         assert x.spacing is not None
@@ -189,6 +218,8 @@ def resample(x: Input, spacing: tuple[float, ...]) -> Input:
 
     A resampled position is valid where both its neighbours are.
     """
+    from scipy.ndimage import uniform_filter1d  # here, since only this conversion needs scipy
+
     assert x.spacing is not None
     data = x.data.astype(np.float32)
     valid = np.ones((1, *x.shape), bool) if x.valid is None else x.valid
@@ -198,10 +229,8 @@ def resample(x: Input, spacing: tuple[float, ...]) -> Input:
         at = np.minimum(np.arange(m) * new / old, n - 1)
         low = np.floor(at).astype(int)
         high = np.minimum(low + 1, n - 1)
-        width = round(new / old)
-        if width > 1:  # a plain mean over the new step keeps what lies above its Nyquist rate from folding back
-            kernel = np.ones(width, np.float32) / width
-            data = np.apply_along_axis(lambda v, k=kernel: np.convolve(np.pad(v, len(k), "edge"), k, "same")[len(k):-len(k)], axis, data)
+        if new > old:  # a mean over the new step keeps what lies above its Nyquist rate from folding back
+            data = uniform_filter1d(data, size=round(new / old), axis=axis, mode="nearest")
         w = (at - low).astype(np.float32).reshape(-1, *[1] * (data.ndim - 1 - axis))
         data = data.take(low, axis) * (1 - w) + data.take(high, axis) * w
         valid = valid.take(low, axis) & valid.take(high, axis)

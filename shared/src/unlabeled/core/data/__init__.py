@@ -1,0 +1,1 @@
+"""From files to batches. Only `loading` and `plans` import torch."""

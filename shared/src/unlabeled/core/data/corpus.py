@@ -1,0 +1,185 @@
+"""Corpus: the readable records of a folder under one contract."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlabeled.core.contracts import BadInput, Constants, Domain, Input, InputSpec, Normaliser, Sample
+from unlabeled.core.contracts.recipe import Data
+from unlabeled.core.data.manifest import Manifest, Progress, Row, agreed, convert, held_to, reader, scan
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 2 << 30
+
+Method = Literal["none", "standard", "sensor"]
+
+
+class Corpus:
+    """Records by position, read on demand, brought to the contract: converted, adapted, normalised.
+
+    rows      one per readable record, in manifest order
+    specs     the contract, per input name
+    manifest  with what was quarantined
+    """
+
+    def __init__(self, domain: Domain, data: Data, manifest: Manifest, specs: Mapping[str, InputSpec]) -> None:
+        self.domain, self.data, self.specs = domain, data, dict(specs)
+        self.manifest = manifest
+        self.rows: tuple[Row, ...] = manifest.ok
+        self._reader = reader(domain, data.options)
+        self._cache: OrderedDict[int, Sample] = OrderedDict()
+        self._cached = 0
+
+    @classmethod
+    def open(
+        cls, domain: Domain, data: Data, specs: Mapping[str, InputSpec] | None = None, progress: Progress | None = None
+    ) -> Corpus:
+        """Scan the folder; without `specs`, the contract is what most records fulfil, not yet normalised.
+
+        Raises RequestError (nothing readable), TooManyBad, or Incompatible where the given contract fits no record.
+        """
+        manifest, made = scan(domain, data, progress)
+        manifest.check(data.max_bad_fraction, str(data.path))
+        if specs is None:
+            manifest = held_to(manifest, agreed(domain, data, manifest))
+            specs = agreed(domain, data, manifest)
+            manifest.check(data.max_bad_fraction, str(data.path))
+        else:
+            specs = {name: spec.model_copy(update={"convert": data.convert}) for name, spec in specs.items()}
+            for row in manifest.ok:  # another contract than the bundle's is an error, not a bad file
+                for name, spec in specs.items():
+                    spec.check(
+                        row.inputs.get(
+                            name,
+                            {
+                                "layout": "nothing",
+                                "channels": [],
+                                "units": [],
+                                "shape": [],
+                                "unit": "",
+                                "spacing": None,
+                            },
+                        ),
+                        row.file,
+                    )
+        for line, count in sorted(made.items()):
+            log.info("%s: %s, in %d records", data.path.name, line, count)
+        corpus = cls(domain, data, manifest, specs)
+        return corpus.only(data.groups) if data.groups is not None else corpus
+
+    def only(self, groups: Sequence[str]) -> Corpus:
+        """The records of these groups (keyed hashes)."""
+        keep = Manifest(tuple(r for r in self.manifest if r.ok and r.group in set(groups)))
+        keep.check(1.0, f"{self.data.path}, groups {', '.join(groups[:3])}")
+        return self._with(keep, self.specs)
+
+    def normalised(self, method: Method | None = None, specs: Mapping[str, InputSpec] | None = None) -> Corpus:
+        """The same records, normalised as `specs` say or by `method` with constants measured on these records."""
+        if specs is None:
+            assert method is not None
+            specs = {name: measure(self, name, method) for name in self.specs}
+        return self._with(self.manifest, specs)
+
+    def _with(self, manifest: Manifest, specs: Mapping[str, InputSpec]) -> Corpus:
+        return Corpus(self.domain, self.data, manifest, specs)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def groups(self) -> list[str]:
+        return [r.group for r in self.rows]
+
+    def record(self, i: int) -> Sample:
+        """Record i under the contract. Raises BadInput where the file no longer gives it."""
+        if i in self._cache:
+            self._cache.move_to_end(i)
+            return self._cache[i]
+        sample = self._read(i)
+        size = sum(x.data.nbytes for x in sample.inputs.values())
+        self._cache[i] = sample
+        self._cached += size
+        while self._cached > CACHE_BYTES and len(self._cache) > 1:
+            _, old = self._cache.popitem(last=False)
+            self._cached -= sum(x.data.nbytes for x in old.inputs.values())
+        return sample
+
+    def _read(self, i: int) -> Sample:
+        row = self.rows[i]
+        root = self.data.path
+        try:
+            samples = self._reader.read(root if root.is_file() else root / row.file)
+        except OSError as error:
+            raise BadInput(f"{row.file} can no longer be read: {error.strerror}") from None
+        if row.part >= len(samples):
+            raise BadInput(
+                f"{row.file} changed since it was scanned: it holds {len(samples)} records, not {row.part + 1}"
+            )
+        sample, _ = convert(self.domain, self.data, samples[row.part])
+        inputs = {}
+        for name, spec in self.specs.items():
+            x, lines = spec.adapt(sample.inputs[name], row.file)
+            for line in lines:
+                log.info("%s: %s", row.file, line)
+            inputs[name] = spec.normaliser.apply(x)
+        return sample.with_(inputs=inputs, key=row.key, group=row.group, index=i, record=i)
+
+
+def measure(corpus: Corpus, name: str, method: Method) -> InputSpec:
+    """The contract of one input with a normaliser and a value range measured on the valid values of every record.
+
+    standard: mean and deviation per channel and source. sensor: the root mean square over all channels of a sensor
+    (channels that share the name before the last underscore), no offset, so that directions within a sensor keep
+    their proportion and gravity stays.
+    """
+    spec = corpus.specs[name].model_copy(update={"normaliser": Normaliser()})
+    plain = corpus.normalised(specs={**corpus.specs, name: spec})
+    moments: dict[str, NDArray[np.float64]] = {}
+    low, high = np.inf, -np.inf
+    for i in range(len(plain)):
+        x = plain.record(i).inputs[name]
+        values, valid = flat(x)
+        counts = np.stack([valid.sum(1), (values * valid).sum(1), (values**2 * valid).sum(1)])
+        moments[x.source] = moments.get(x.source, np.zeros_like(counts)) + counts
+        if valid.any():
+            low, high = min(low, float(values[valid].min())), max(high, float(values[valid].max()))
+    constants = {}
+    for source, (count, first, second) in moments.items():
+        if method == "standard":
+            offset = first / np.maximum(count, 1)
+            scale = np.sqrt(np.maximum(second / np.maximum(count, 1) - offset**2, 0))
+        elif method == "sensor":
+            sensors = np.array([c.rpartition("_")[0] or c for c in spec.channels])
+            same = sensors[:, None] == sensors[None, :]
+            offset = np.zeros(spec.width)
+            scale = np.sqrt(same @ second / np.maximum(same @ count, 1))
+        else:
+            return spec.model_copy(update={"value_range": (low, high)})
+        scale = np.where(scale > 0, scale, 1.0)
+        constants[source] = Constants(offset=tuple(offset.tolist()), scale=tuple(scale.tolist()))
+    return spec.model_copy(
+        update={"value_range": (low, high), "normaliser": Normaliser(method=method, constants=constants)}
+    )
+
+
+def flat(x: Input) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Values and validity as (C, everything else)."""
+    if x.layout == "dense":
+        values = x.data.astype(np.float64)
+        valid = np.ones_like(values, bool) if x.valid is None else np.broadcast_to(x.valid, values.shape)
+        return values.reshape(len(values), -1), valid.reshape(len(values), -1)
+    values = x.data.astype(np.float64).T
+    valid = np.ones_like(values, bool) if x.valid is None else np.broadcast_to(x.valid[None], values.shape)
+    return values, valid
+
+
+def contract(specs: Mapping[str, InputSpec]) -> dict[str, Any]:
+    """The specs as plain JSON."""
+    return {name: spec.model_dump(mode="json") for name, spec in specs.items()}

@@ -1,0 +1,206 @@
+"""Loading: the batches of any range of steps, exactly, whatever the workers and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unlabeled.core import ranks
+from unlabeled.core.contracts import BadInput, Input, InputSpec, RequestError, Sample
+from unlabeled.core.contracts.batch import Batch, BatchInput, Dense, Graph, Packed
+from unlabeled.core.contracts.plan import Plan
+
+PADDING = -1
+
+
+class Source(Protocol):
+    """What the loader draws from: `Items`, or anything alike."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, i: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An item that is padding, or failed for a reason."""
+
+    index: int
+    reason: str = ""
+
+
+class _Set(Dataset[Any]):
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, i: int) -> Sample | Missing:
+        if i == PADDING:
+            return Missing(PADDING)
+        try:
+            return self.source.sample(i)
+        except BadInput as error:
+            return Missing(i, str(error))
+
+
+class _Batches:
+    """The batch sampler: which ids the next epoch's loader asks for; set before each epoch."""
+
+    def __init__(self) -> None:
+        self.ids: list[list[int]] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Loader:
+    """Batches by step. The position is the number of completed steps: there is no other state.
+
+    failures  item -> (epoch, reason): an item that failed stays in its batch with weight 0, and later epochs leave it
+              out. Restored on resume, since the plans depend on it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        specs: Mapping[str, InputSpec],
+        plan: Plan,
+        seed: int,
+        groups: Sequence[int] | None = None,
+        workers: int = 0,
+        pin: bool = False,
+    ) -> None:
+        self.items_total = len(source)
+        self.plan, self.seed = plan, seed
+        self.failures: dict[int, tuple[int, str]] = {}
+        self._batches = _Batches()
+        self._loader = DataLoader(
+            _Set(source),
+            batch_sampler=self._batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin,
+            collate_fn=Collate(specs, groups),
+        )
+        if plan.steps(0) == 0:
+            raise RequestError(
+                f"{len(source)} items fill no batch; set batch_size to {len(source)} or lower, or give more data"
+            )
+
+    def _without(self, epoch: int) -> frozenset[int]:
+        return frozenset(i for i, (e, _) in self.failures.items() if e < epoch)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """(epoch, batches of it already done) after `step` completed steps."""
+        epoch = 0
+        while step >= (n := self.plan.steps(epoch, self._without(epoch))):
+            if n == 0:
+                raise RequestError(f"after {len(self.failures)} failed items no full batch is left")
+            step -= n
+            epoch += 1
+        return epoch, step
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
+        """(epoch, this rank's share of the batch) for the steps start ... stop - 1."""
+        step = start
+        while step < stop:
+            epoch, offset = self.locate(step)
+            planned = self.plan(self.seed, epoch, self._without(epoch))[offset:][: stop - step]
+            self._batches.ids = [share(ids, ranks.rank(), ranks.world()) for ids in planned]
+            for batch in self._loader:
+                for item, reason in batch.failed.items():
+                    self.failures.setdefault(item, (epoch, reason))
+                step += 1
+                yield epoch, batch
+            self.sync()
+
+    def sync(self) -> None:
+        """Let every rank know every rank's failures; called between epochs and before a save."""
+        if ranks.world() > 1:
+            all_of: list[dict[int, tuple[int, str]]] = [{} for _ in range(ranks.world())]
+            dist.all_gather_object(all_of, self.failures)
+            self.failures = {k: v for part in all_of for k, v in sorted(part.items())}
+
+
+def share(ids: NDArray[np.int64], rank: int, world: int) -> list[int]:
+    """This rank's part of a global batch: contiguous, equally long on every rank, padded with -1."""
+    n = -(-len(ids) // world)
+    mine = ids[rank * n : (rank + 1) * n].tolist()
+    return [*mine, *[PADDING] * (n - len(mine))]
+
+
+class Collate:
+    """Samples to a Batch. Shorter items are padded with invalid zeros; missing ones are all invalid, with weight 0."""
+
+    def __init__(self, specs: Mapping[str, InputSpec], groups: Sequence[int] | None = None) -> None:
+        self.specs = dict(specs)
+        self.groups = groups
+
+    def __call__(self, samples: Sequence[Sample | Missing]) -> Batch:
+        there = [s if isinstance(s, Sample) else None for s in samples]
+        return Batch(
+            inputs={
+                n: self._input(spec, [s.inputs[n] if s else None for s in there]) for n, spec in self.specs.items()
+            },
+            index=torch.tensor([s.index for s in samples]),
+            record=torch.tensor([s.record if s else PADDING for s in there]),
+            group=torch.tensor([self.groups[s.record] if s and self.groups else PADDING for s in there]),
+            weight=torch.tensor([float(s is not None) for s in there]),
+            failed={s.index: s.reason for s in samples if isinstance(s, Missing) and s.index != PADDING},
+        )
+
+    def _input(self, spec: InputSpec, inputs: Sequence[Input | None]) -> BatchInput:
+        return dense(spec, inputs) if spec.layout == "dense" else tokens(spec, inputs)
+
+
+def dense(spec: InputSpec, inputs: Sequence[Input | None]) -> Dense:
+    """Pad every item at its far end to the largest shape in the batch."""
+    there = [x for x in inputs if x is not None]
+    shape = tuple(int(n) for n in np.max([x.shape for x in there], axis=0)) if there else (1,) * spec.rank
+    rows = max((x.valid.shape[0] for x in there if x.valid is not None), default=1)
+    values = torch.zeros(len(inputs), spec.width, *shape)
+    valid = torch.zeros(len(inputs), rows, *shape, dtype=torch.bool)
+    spacing = torch.ones(len(inputs), spec.rank)
+    for b, x in enumerate(inputs):
+        if x is None:
+            continue
+        at: Any = (b, slice(None), *(slice(n) for n in x.shape))
+        values[at] = torch.as_tensor(x.data)
+        valid[at] = True if x.valid is None else torch.as_tensor(x.valid)
+        spacing[b] = torch.tensor(x.spacing)
+    return Dense(values, valid, spacing)
+
+
+def tokens(spec: InputSpec, inputs: Sequence[Input | None]) -> Packed:
+    """Concatenate; a missing item is one invalid token."""
+    values: list[Tensor] = []
+    valid: list[Tensor] = []
+    coords: list[Tensor] = []
+    edges: list[Tensor] = []
+    offsets = [0]
+    for x in inputs:
+        n = 1 if x is None else len(x.data)
+        values.append(torch.zeros(1, spec.width) if x is None else torch.as_tensor(x.data, dtype=torch.float32))
+        valid.append(torch.full((n,), x is not None) if x is None or x.valid is None else torch.as_tensor(x.valid))
+        coords.append(
+            torch.zeros(n, spec.rank)
+            if x is None or x.coords is None
+            else torch.as_tensor(x.coords, dtype=torch.float32)
+        )
+        if x is not None and x.edges is not None:
+            edges.append(torch.as_tensor(x.edges) + offsets[-1])
+        offsets.append(offsets[-1] + n)
+    packed = (torch.cat(values), torch.cat(valid), torch.cat(coords), torch.tensor(offsets))
+    if spec.layout == "graph":
+        return Graph(*packed, edges=torch.cat([torch.zeros(2, 0, dtype=torch.int64), *edges], 1))
+    return Packed(*packed)

@@ -1,0 +1,229 @@
+"""Manifest: what is in a folder, one row per record, with what is broken named and kept out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unlabeled.core.contracts import BadInput, Domain, Incompatible, InputSpec, RequestError, Sample, TooManyBad, load
+from unlabeled.core.contracts.recipe import Data, nearest, validated
+from unlabeled.core.data.groups import hashed, project_key
+from unlabeled.core.files import sha256, write_atomic
+
+Progress = Callable[[int, int], None]
+
+
+class Reader(Protocol):
+    """What a domain's reader offers."""
+
+    def files(self, root: Path) -> list[Path]: ...
+
+    def read(self, path: Path) -> list[Sample]: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record, or one file that gave none.
+
+    file      relative to the folder; part: which of the file's records.
+    group     keyed hash. status "ok" or "quarantined", with the reason. flags: what was mended, by the reader.
+    inputs    name -> facts (layout, channels, units, unit, spacing, shape, source), JSON in the file.
+    """
+
+    key: str
+    file: str
+    part: int
+    group: str
+    status: str
+    reason: str
+    flags: tuple[str, ...]
+    inputs: Mapping[str, Mapping[str, Any]]
+    sha256: str
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    rows: tuple[Row, ...]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @property
+    def ok(self) -> tuple[Row, ...]:
+        return tuple(r for r in self.rows if r.ok)
+
+    @property
+    def bad(self) -> tuple[Row, ...]:
+        return tuple(r for r in self.rows if not r.ok)
+
+    def save(self, path: Path) -> None:
+        table = pa.Table.from_pylist(
+            [{**asdict(r), "flags": list(r.flags), "inputs": json.dumps(r.inputs)} for r in self.rows]
+        )
+        write_atomic(path, lambda temp: pq.write_table(table, temp))
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        rows = pq.read_table(path).to_pylist()
+        return cls(tuple(Row(**{**r, "flags": tuple(r["flags"]), "inputs": json.loads(r["inputs"])}) for r in rows))
+
+    def check(self, max_bad_fraction: float, where: str) -> None:
+        """Raises RequestError where nothing is readable, TooManyBad above the stated share; both name a first reason."""
+        bad = self.bad
+        if not self.rows or not self.ok:
+            first = f"; the first of {len(bad)}: {bad[0].reason}" if bad else ""
+            raise RequestError(f"{where}: there is no readable record{first}")
+        if len(bad) > max_bad_fraction * len(self.rows):
+            raise TooManyBad(
+                f"{where}: {len(bad)} of {len(self.rows)} records cannot be used, more than data.max_bad_fraction "
+                f"{max_bad_fraction:g} allows; the first: {bad[0].reason}; `inspect` lists all"
+            )
+
+
+def reader(domain: Domain, options: Mapping[str, Any]) -> Reader:
+    """The domain's reader with the recipe's `data.options`."""
+    made = load(domain.reader)(validated(load(domain.options), options, "data.options"))
+    assert hasattr(made, "read")
+    return made  # type: ignore[no-any-return]
+
+
+def convert(domain: Domain, data: Data, sample: Sample) -> tuple[Sample, tuple[str, ...]]:
+    """The recipe's named conversions, in order; one log line for each that changed something."""
+    log = []
+    for step in data.conversions:
+        if step.name not in domain.conversions:
+            raise RequestError(f"data.conversions: {nearest(step.name, list(domain.conversions))}")
+        sample, line = load(domain.conversions[step.name])(sample, **step.options)
+        if line:
+            log.append(line)
+    return sample, tuple(log)
+
+
+def scan(domain: Domain, data: Data, progress: Progress | None = None) -> tuple[Manifest, Counter[str]]:
+    """Read every file below `data.path` once. Changes nothing.
+
+    Returns the manifest and how often each conversion was made. Raises RequestError for a missing or empty folder.
+    """
+    root = data.path
+    if not root.exists():
+        raise RequestError(f"{root}: no such folder")
+    source = reader(domain, data.options)
+    files = source.files(root)
+    if not files:
+        raise RequestError(f"{root}: no file that {domain.name} can read; see `inspect --help` for the formats")
+    secret = project_key()
+    rows: list[Row] = []
+    made: Counter[str] = Counter()
+    for done, path in enumerate(files):
+        rows += _rows(domain, data, source, path, secret, made)
+        if progress:
+            progress(done + 1, len(files))
+    return Manifest(_distinct(rows)), made
+
+
+def _rows(domain: Domain, data: Data, source: Reader, path: Path, secret: bytes, made: Counter[str]) -> list[Row]:
+    name = path.relative_to(data.path).as_posix() if path != data.path else path.name
+
+    def row(**changes: Any) -> Row:
+        fixed: dict[str, Any] = {
+            "key": name,
+            "file": name,
+            "part": 0,
+            "group": "",
+            "status": "ok",
+            "reason": "",
+            "flags": (),
+            "inputs": {},
+        }
+        return Row(**{**fixed, "sha256": "", **changes})
+
+    try:
+        samples = source.read(path)
+        digest = sha256(path)
+    except BadInput as error:
+        return [row(status="quarantined", reason=str(error))]
+    except OSError as error:
+        return [row(status="quarantined", reason=f"{name} cannot be read: {error.strerror}")]
+    rows = []
+    for part, sample in enumerate(samples):
+        about = {"key": sample.key, "part": part, "group": hashed(sample.group, secret), "sha256": digest}
+        try:
+            sample, log = convert(domain, data, sample)
+        except BadInput as error:
+            rows.append(row(**about, status="quarantined", reason=str(error)))
+            continue
+        made.update(log)
+        rows.append(row(**about, flags=tuple(sample.meta.get("flags", ())), inputs=facts(sample)))
+    return rows
+
+
+def facts(sample: Sample) -> dict[str, dict[str, Any]]:
+    """What the contract needs to know about each input, without its values."""
+    return {
+        name: {
+            "layout": x.layout,
+            "channels": list(x.channels),
+            "units": list(x.units),
+            "unit": x.unit,
+            "spacing": x.spacing and list(x.spacing),
+            "shape": list(x.shape),
+            "source": x.source,
+        }
+        for name, x in sample.inputs.items()
+    }
+
+
+def _distinct(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Keys are what labels point at: a second record of the same key is quarantined, not silently numbered."""
+    seen: dict[str, str] = {}
+    out = []
+    for row in rows:
+        if row.ok and row.key in seen:
+            row = replace(
+                row,
+                status="quarantined",
+                reason=f"{row.file}: its key {row.key!r} is also that of {seen[row.key]}; rename one",
+            )
+        if row.ok:
+            seen[row.key] = row.file
+        out.append(row)
+    return tuple(out)
+
+
+def agreed(domain: Domain, data: Data, manifest: Manifest) -> dict[str, InputSpec]:
+    """The contract most readable records fulfil, per input name."""
+    votes: Counter[str] = Counter(
+        json.dumps(
+            {n: {k: f[k] for k in ("layout", "channels", "units", "unit", "spacing")} for n, f in r.inputs.items()}
+        )
+        for r in manifest.ok
+    )
+    common = json.loads(votes.most_common(1)[0][0])
+    return {name: InputSpec(**f, axes=domain.axes, convert=data.convert) for name, f in common.items()}
+
+
+def held_to(manifest: Manifest, specs: Mapping[str, InputSpec]) -> Manifest:
+    """The manifest with every record quarantined that the contract refuses."""
+    return Manifest(tuple(_held(r, specs) if r.ok else r for r in manifest))
+
+
+def _held(row: Row, specs: Mapping[str, InputSpec]) -> Row:
+    try:
+        for name, spec in specs.items():
+            if name not in row.inputs:
+                raise Incompatible(f"{row.file}: the input {name!r} is missing")
+            spec.check(row.inputs[name], row.file)
+    except Incompatible as error:
+        return replace(row, status="quarantined", reason=str(error))
+    return row

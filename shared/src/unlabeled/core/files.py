@@ -1,0 +1,71 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, content: bytes | Callable[[Path], Any], mode: int = 0o644) -> None:
+    """Write through a sibling temp file, fsync, replace and fsync of the folder, so that a kill leaves old or new.
+
+    content: the bytes, or a function that writes to the path it is given.
+    """
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if callable(content):
+            content(temp)
+        else:
+            temp.write_bytes(content)
+        temp.chmod(mode)
+        sync(temp)
+        temp.replace(path)
+        sync(path.parent)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+@contextlib.contextmanager
+def folder_atomic(path: Path) -> Any:
+    """A sibling temp folder that becomes `path` when the block ends well, replacing what was there."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temp, ignore_errors=True)
+    temp.mkdir(parents=True)
+    try:
+        yield temp
+        for file in sorted(temp.rglob("*")):
+            sync(file)
+        if path.exists():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.replace(old)
+            temp.replace(path)
+            shutil.rmtree(old)
+        else:
+            temp.replace(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
