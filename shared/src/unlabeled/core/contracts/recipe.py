@@ -49,6 +49,7 @@ class Data(Strict):
     max_bad_fraction: float = Field(
         0.01, ge=0, le=1, description="largest share of unreadable records before a run stops"
     )
+    hold_out: float = Field(0.0, ge=0, lt=1, description="share of the groups kept out of pretraining, for evaluation")
     groups: tuple[str, ...] | None = Field(None, description="keyed hashes of the only groups to use; none: all")
 
 

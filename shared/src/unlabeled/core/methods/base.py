@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,14 @@ from torch import Tensor, nn
 from unlabeled.core.contracts import InputSpec
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.streams import Draw, key
+
+# Applies the recipe's views to a batch, with the draws of one view; the batch it is given stays as it is.
+Views = Callable[[Batch, Draw], Batch]
+
+
+def unchanged(batch: Batch, draw: Draw) -> Batch:
+    """No view at all."""
+    return batch
 
 
 class Options(BaseModel):
@@ -48,11 +56,14 @@ class Method(nn.Module):
 
     Options: type[Options] = Options
 
-    def __init__(self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Any) -> None:
+    def __init__(
+        self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Any, views: Views = unchanged
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.specs = dict(specs)
         self.options = options
+        self.views = views
 
     def on_batch(self, batch: Batch, ctx: Context) -> Any:
         """Augment and mask, on the device. What it returns is handed to `step`."""
@@ -70,5 +81,7 @@ class Method(nn.Module):
 
 def weighted(parts: Mapping[str, tuple[float, Tensor]], embedding: Tensor) -> dict[str, Any]:
     """The dict a step returns, from named (weight, term) pairs."""
-    total = sum((w * t for w, t in parts.values()), start=embedding.new_zeros((), dtype=next(iter(parts.values()))[1].dtype))
+    total = sum(
+        (w * t for w, t in parts.values()), start=embedding.new_zeros((), dtype=next(iter(parts.values()))[1].dtype)
+    )
     return {"loss": total, "parts": {k: t.detach() for k, (_, t) in parts.items()}, "embedding": embedding.detach()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ class Encoder(nn.Module):
     specs         contract of each named input
     width         P, the width of `Features.pooled`
     token_width   D, the width of `Features.tokens`
+    bundle        what it was loaded from, and report of that load; None for random weights
     """
 
     def __init__(self, specs: Mapping[str, InputSpec], width: int, token_width: int) -> None:
@@ -33,6 +35,13 @@ class Encoder(nn.Module):
         self.specs = dict(specs)
         self.width = width
         self.token_width = token_width
+        self.bundle: Any = None
+        self.report: Any = None
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The contract of the only, or the first, input."""
+        return next(iter(self.specs.values()))
 
     def forward(self, inputs: Mapping[str, BatchInput]) -> Features:
         raise NotImplementedError  # pragma: no cover

@@ -1,0 +1,7 @@
+"""`unlabeled-biosignal`: the core's verbs for this domain."""
+
+
+def main() -> None:
+    from unlabeled.core.cli.domain import run
+
+    run("biosignal")

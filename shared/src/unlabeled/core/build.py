@@ -1,0 +1,90 @@
+"""From a recipe to modules: encoder, views, method."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from unlabeled.core.contracts import Domain, InputSpec, RequestError, load
+from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.contracts.domain import methods
+from unlabeled.core.contracts.recipe import Recipe, nearest, validated
+from unlabeled.core.methods.base import Method
+from unlabeled.core.nn.base import Encoder
+from unlabeled.core.streams import Draw, key
+
+ENCODERS = {
+    "tokens": "unlabeled.core.nn.encoder:TokenEncoder",
+    "convnet": "unlabeled.core.nn.convnet:ConvNet",
+}
+
+
+@contextlib.contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Initial weights made inside are a pure function of (seed, name); torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "init", name) >> 1)
+        yield
+
+
+def make_encoder(
+    name: str, options: Mapping[str, Any], domain: Domain, specs: Mapping[str, InputSpec], seed: int
+) -> Encoder:
+    """An encoder of the core or of the domain, by name, with checked options."""
+    known = {**ENCODERS, **domain.encoders}
+    if name not in known:
+        raise RequestError(f"encoder.name: {nearest(name, list(known))}")
+    cls = load(known[name])
+    with seeded(seed, "encoder"):
+        encoder = cls(specs, validated(cls.Options, options, "encoder"))
+    assert isinstance(encoder, Encoder)
+    return encoder
+
+
+def build_encoder(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec], seed: int) -> Encoder:
+    """The recipe's encoder with random weights of this seed."""
+    return make_encoder(recipe.encoder.name, recipe.encoder.options, domain, specs, seed)
+
+
+def build_views(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec]) -> Callable[[Batch, Draw], Batch]:
+    """The recipe's views in order, as one function. Raises RequestError for a name or an option that is not there."""
+    steps = []
+    for number, view in enumerate(recipe.views):
+        where = f"views.{number}"
+        if view.name not in domain.views:
+            raise RequestError(f"{where}.name: {nearest(view.name, list(domain.views))}")
+        if view.input not in specs:
+            raise RequestError(f"{where}.input: {nearest(view.input, list(specs))}")
+        function = load(domain.views[view.name])
+        options = [p for p in inspect.signature(function).parameters if p not in ("x", "draw", "spec")]
+        for option in view.options:
+            if option not in options:
+                raise RequestError(f"{where}: {nearest(option, options)}")
+        steps.append((f"{number}-{view.name}", view.input, partial(function, spec=specs[view.input], **view.options)))
+
+    def views(batch: Batch, draw: Draw) -> Batch:
+        for name, at, function in steps:
+            batch = batch.with_inputs(**{at: function(batch.inputs[at], draw.within(name))})
+        return batch
+
+    return views
+
+
+def build_method(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec]) -> Method:
+    """The recipe's method around its encoder, with weights of the recipe's seed."""
+    cards = {name: card for name, card in methods().items() if card.kind == "method"}
+    if recipe.method.name not in cards:
+        raise RequestError(f"method.name: {nearest(recipe.method.name, list(cards))}")
+    cls = load(cards[recipe.method.name].target)
+    options = validated(cls.Options, recipe.method.options, "method")
+    views = build_views(recipe, domain, specs)
+    encoder = build_encoder(recipe, domain, specs, recipe.seed)
+    with seeded(recipe.seed, "method"):
+        method = cls(encoder, specs, options, views)
+    assert isinstance(method, Method)
+    return method

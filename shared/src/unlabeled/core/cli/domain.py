@@ -1,0 +1,170 @@
+"""`unlabeled-<domain>`: the verbs, generated for a Domain. Verbs import what they need when they run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from unlabeled.core.cli.shell import make_app, out, progress, run
+from unlabeled.core.contracts import Domain, RequestError
+from unlabeled.core.contracts.domain import domain as find
+from unlabeled.core.contracts.recipe import Data, read_recipe
+
+FOLDER = typer.Argument(..., help="folder of files, read recursively", show_default=False)
+BUNDLE = typer.Argument(..., help="folder that `pretrain` wrote (RUN/bundle)", show_default=False)
+RECIPE = typer.Argument(..., help="recipe in YAML", show_default=False)
+LABELS = typer.Option(..., "--labels", help="CSV with the columns key and label", show_default=False)
+OPTION = typer.Option([], "--option", "-O", help="option of the reader, as name=value; may be repeated")
+CONVERT = typer.Option([], "--convert", help="also allow this conversion: order, units or rate; may be repeated")
+AS_JSON = typer.Option(False, "--json", help="machine-readable output")
+SEEN = typer.Option(False, "--allow-seen", help="also test on groups seen in pretraining; the result says so")
+
+
+def build(domain: Domain) -> typer.Typer:
+    """The command line of one domain."""
+    app = make_app(f"unlabeled-{domain.name}", domain.summary)
+
+    @app.command()
+    def inspect(
+        path: Path = FOLDER,
+        option: list[str] = OPTION,
+        max_bad: float = typer.Option(
+            0.01, "--max-bad", help="share of unreadable records above which the exit code is 3"
+        ),
+        as_json: bool = AS_JSON,
+    ) -> None:
+        """Say what is there and what is broken. Changes nothing."""
+        from unlabeled.core.cli.inspect import report, show
+
+        with progress("reading") as update:
+            found = report(domain, Data(path=path, options=_options(option), max_bad_fraction=max_bad), update)
+        print(json.dumps(found, indent=2)) if as_json else show(found)
+        if found["unreadable_share"] > max_bad:
+            raise typer.Exit(3)
+
+    @app.command()
+    def init(
+        path: Path = FOLDER,
+        to: Path = typer.Option(Path("recipe.yaml"), "-o", help="recipe to write"),
+        method: str = typer.Option("simclr", "--method", help="pretraining method"),
+        option: list[str] = OPTION,
+    ) -> None:
+        """Write a runnable recipe for a folder."""
+        from unlabeled.core.cli.init import write
+
+        write(domain, path, to, method, _options(option))
+        out.print(f"{to} is ready: unlabeled-{domain.name} pretrain {to} -o RUN", markup=False)
+
+    @app.command()
+    def pretrain(
+        recipe: Path | None = typer.Argument(None, help="recipe in YAML", show_default=False),
+        overrides: list[str] = typer.Argument(None, help="changes to it, as key.sub=value", show_default=False),
+        to: Path | None = typer.Option(None, "-o", help="run folder to write", show_default=False),
+        resume: Path | None = typer.Option(None, "--resume", help="run folder to go on with", show_default=False),
+    ) -> None:
+        """Train an encoder and write a run folder with its bundle."""
+        if resume is not None:
+            if recipe is not None or to is not None:
+                raise RequestError("--resume RUN takes its recipe from the run; leave the recipe and -o out")
+            recipe, to = resume / "recipe.yaml", resume
+        elif recipe is None or to is None:
+            raise RequestError("say which recipe and where to: pretrain RECIPE -o RUN, or pretrain --resume RUN")
+        elif (to / "recipe.yaml").exists():
+            raise RequestError(f"{to} already holds a run; go on with it by --resume {to}, or choose another folder")
+        from unlabeled.core.pretraining import pretrain as train
+
+        with progress("pretraining") as update:
+            bundle = train(
+                _recipe(domain, recipe, overrides or []),
+                to,
+                lambda done, total, values: update(done, total, _loss(values)),
+            )
+        out.print(f"bundle: {bundle}", markup=False)
+
+    @app.command()
+    def evaluate(
+        bundle: Path = BUNDLE,
+        path: Path = FOLDER,
+        labels: Path = LABELS,
+        convert: list[str] = CONVERT,
+        option: list[str] = OPTION,
+        allow_seen: bool = SEEN,
+        as_json: bool = AS_JSON,
+    ) -> None:
+        """kNN, linear probe and rank on unseen groups, beside random weights and the field's simple baselines."""
+        from unlabeled.core.evaluation.evaluate import evaluate as score
+        from unlabeled.core.evaluation.evaluate import show
+
+        found = score(bundle, path, labels, convert=convert, options=_options(option), allow_seen=allow_seen)
+        print(json.dumps(found, indent=2)) if as_json else show(found)
+
+    @app.command()
+    def embed(
+        bundle: Path = BUNDLE,
+        path: Path = FOLDER,
+        to: Path = typer.Option(..., "-o", help="Parquet file to write", show_default=False),
+        convert: list[str] = CONVERT,
+        option: list[str] = OPTION,
+    ) -> None:
+        """Write one embedding per item, with its key, as Parquet."""
+        from unlabeled.core.evaluation.evaluate import embed as write
+
+        count = write(bundle, path, to, convert=convert, options=_options(option))
+        out.print(f"{to}: {count} embeddings", markup=False)
+
+    @app.command()
+    def study(
+        recipe: Path = RECIPE,
+        overrides: list[str] = typer.Argument(None, help="changes to it, as key.sub=value", show_default=False),
+        to: Path = typer.Option(..., "-o", help="study folder to write; goes on where it stopped", show_default=False),
+    ) -> None:
+        """Say whether pretraining pays on this task: few and all labels, against random weights and simple baselines."""
+        from unlabeled.core.study import render
+        from unlabeled.core.study import study as run_study
+
+        with progress("study") as update:
+            found = run_study(_recipe(domain, recipe, overrides or []), to, update)
+        out.print(render(found))
+        out.print(f"study: {to / 'study.json'}", markup=False)
+
+    if domain.demo:
+
+        @app.command()
+        def demo(to: Path = typer.Option(Path("runs/demo"), "-o", help="folder to write")) -> None:
+            """The whole way on real sample data: inspect, pretrain, study, verdict."""
+            from unlabeled.core.contracts import load
+
+            load(domain.demo)(to)
+
+    return app
+
+
+def _loss(values: Mapping[str, Any]) -> str:
+    return f"loss {values['loss']:.4f}" if "loss" in values else ""
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise RequestError(f"the option {pair!r} is not name=value")
+        values[name] = yaml.safe_load(text)
+    return values
+
+
+def _recipe(domain: Domain, path: Path, overrides: Sequence[str]) -> Any:
+    recipe = read_recipe(path, overrides)
+    if recipe.domain != domain.name:
+        raise RequestError(f"{path} is a recipe for {recipe.domain}; use unlabeled-{recipe.domain}")
+    return recipe
+
+
+def main(name: str) -> None:
+    sys.exit(run(build(find(name))))

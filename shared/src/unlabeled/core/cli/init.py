@@ -1,0 +1,53 @@
+"""Init: a runnable recipe from the data themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unlabeled.core.contracts import Domain, RequestError
+from unlabeled.core.contracts.domain import domain as find
+from unlabeled.core.contracts.recipe import Recipe, dump, nearest, validated
+from unlabeled.core.data.corpus import Corpus
+from unlabeled.core.data.items import cut
+from unlabeled.core.files import write_atomic
+
+
+def templates(domain: Domain) -> dict[str, dict[str, Any]]:
+    """The domain's shipped recipes, by file name."""
+    folder = files(domain.recipes)
+    return {
+        f.name: yaml.safe_load(f.read_text())
+        for f in sorted(folder.iterdir(), key=lambda f: f.name)
+        if f.name.endswith(".yaml")
+    }
+
+
+def write(domain: Domain, path: Path, to: Path, method: str, options: Mapping[str, Any]) -> Recipe:
+    """Fit the first shipped recipe of this method to the folder and write it, with every field explained.
+
+    Raises RequestError where `to` exists, the method has no recipe, or the folder gives no item.
+    """
+    if to.exists():
+        raise RequestError(f"{to} exists; choose another name with -o")
+    found = {t["method"]["name"]: t for t in reversed(templates(domain).values())}
+    if method not in found:
+        raise RequestError(f"--method: {nearest(method, list(found))}")
+    values = dict(found[method])
+    values["data"] = {
+        **values["data"],
+        "path": str(path.resolve()),
+        "options": {**values["data"].get("options", {}), **options},
+    }
+    recipe = validated(Recipe, values, "the shipped recipe")
+    items = len(
+        cut(Corpus.open(find(domain.name), recipe.data), recipe.data.window, recipe.data.stride, recipe.data.min_valid)
+    )
+    if items < recipe.batch_size:
+        recipe = recipe.model_copy(update={"batch_size": max(2, items // 2)})
+    write_atomic(to, dump(recipe).encode())
+    return recipe

@@ -1,0 +1,62 @@
+"""`unlabeled`: what is installed, and whether this machine can run it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import typer
+
+from unlabeled.core.cli.shell import make_app, out, run
+
+app = make_app("unlabeled", "Pretraining for data nobody has labelled: the domains and methods installed here.")
+
+AS_JSON = typer.Option(False, "--json", help="machine-readable output")
+
+
+@app.command()
+def domains(as_json: bool = AS_JSON) -> None:
+    """List the installed domains."""
+    from unlabeled.core.contracts.domain import domains as installed
+
+    rows = [d.row() for d in installed().values()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        out.print(f"[bold]{row['name']}[/bold]  {row['summary']}  (unlabeled-{row['name']} --help)")
+
+
+@app.command()
+def methods(as_json: bool = AS_JSON) -> None:
+    """List the installed methods, views, plans and baselines with their papers and tests."""
+    from unlabeled.core.contracts.domain import methods as installed
+
+    rows = [card.row() for card in installed().values()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        out.print(f"[bold]{row['name']}[/bold]  {row['kind']}, {row['family']}: {row['summary']}")
+        if row["paper"]:
+            out.print(f"    {row['paper']}", markup=False)
+
+
+@app.command()
+def doctor(as_json: bool = AS_JSON) -> None:
+    """Check this machine: versions, devices, memory, the project key."""
+    from unlabeled.core.cli.doctor import examine
+
+    report = examine()
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        for check in report["checks"]:
+            sign = "[green]ok[/green]" if check["ok"] else "[red]fault[/red]"
+            out.print(f"{sign}  {check['name']}: {check['found']}" + (f" ({check['mend']})" if not check["ok"] else ""))
+    if not all(check["ok"] for check in report["checks"]):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    sys.exit(run(app))

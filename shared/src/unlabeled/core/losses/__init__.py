@@ -1,0 +1,1 @@
+"""Losses: pure functions in at least fp32, one equation each."""

@@ -1,0 +1,1 @@
+"""Encoders, predictors, heads, and norms that reduce over ranks."""

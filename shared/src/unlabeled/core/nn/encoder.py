@@ -1,0 +1,163 @@
+"""The token encoder: one transformer for every modality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from unlabeled.core.contracts import InputSpec, RequestError
+from unlabeled.core.contracts.batch import BatchInput, Dense
+from unlabeled.core.nn.base import Encoder, Features
+from unlabeled.core.nn.pooling import max_pool, mean_pool
+from unlabeled.core.nn.transformer import Transformer, xavier
+from unlabeled.core.tokens.masks import Mask
+from unlabeled.core.tokens.packed import packed_tokens
+from unlabeled.core.tokens.patches import dense_tokens
+from unlabeled.core.tokens.positions import in_patches, interpolate, sincos
+from unlabeled.core.tokens.tokens import Tokens
+
+Sizes = tuple[int, ...]
+Scale = tuple[float, ...]
+
+
+class TokenEncoder(Encoder):
+    """Patches or packed tokens of all named inputs in one sequence, through timm's blocks.
+
+    Every token carries its coordinate, so the features depend on where a token is and never on its place in the
+    sequence: permuting tokens permutes the features, and dropping tokens equals masking them in the attention.
+
+    Raises RequestError where the options do not fit the specs.
+    """
+
+    class Options(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="forbid")
+
+        width: int = Field(192, ge=1, description="width of a token")
+        depth: int = Field(4, ge=0, description="number of blocks")
+        heads: int = Field(3, ge=1, description="attention heads")
+        patch: Sizes | dict[str, Sizes] = Field((), description="cells per patch along each axis, or by input name")
+        mlp_ratio: float = Field(4.0, gt=0, description="width of the hidden layer over the width")
+        positions: Literal["sincos", "learned"] = Field("sincos", description="learned: a table over `grid`")
+        grid: Sizes = Field((), description="patches along each axis of the learned table")
+        position_scale: Scale | dict[str, Scale] | None = Field(
+            None, description="size of a patch in physical units; none: patch times spacing"
+        )
+        cls: bool = Field(False, description="put a class token before the others")
+        pool: Literal["mean", "cls", "mean_max"] = Field("mean", description="how tokens become one vector")
+
+    def __init__(self, specs: Mapping[str, InputSpec], options: Options) -> None:
+        width = options.width
+        super().__init__(specs, 2 * width if options.pool == "mean_max" else width, width)
+        if options.pool == "cls" and not options.cls:
+            raise RequestError("encoder: pool is cls but there is no class token; set cls: true")
+        self.patch = {name: _patch(name, spec, options.patch) for name, spec in specs.items()}
+        self.scale = _scales(self.specs, self.patch, options.position_scale)
+        # the scale in use is kept in the options, so that a bundle restores it whatever the default becomes
+        self.options = options.model_copy(update={"position_scale": self.scale})
+        self.patch_widths = {n: s.width * math.prod(self.patch[n]) for n, s in specs.items()}
+        self.project = nn.ModuleDict({n: nn.Linear(p, width) for n, p in self.patch_widths.items()})
+        self.input_embedding = nn.Parameter(torch.randn(len(specs), width) * 0.02) if len(specs) > 1 else None
+        self.cls_token = nn.Parameter(torch.randn(width) * 0.02) if options.cls else None
+        self.table = self._table(options)
+        self.transformer = Transformer(width, options.depth, options.heads, options.mlp_ratio)
+        xavier(self)
+
+    def _table(self, options: Options) -> nn.Parameter | None:
+        if options.positions == "sincos":
+            return None
+        for name, spec in self.specs.items():
+            if len(options.grid) != spec.rank:
+                raise RequestError(
+                    f"encoder.grid: learned positions of {name!r} need {spec.rank} numbers, got {options.grid}"
+                )
+        return nn.Parameter(torch.randn(*options.grid, options.width) * 0.02)
+
+    def tokenise(self, inputs: Mapping[str, BatchInput]) -> dict[str, Tokens]:
+        """Raw patches of every named input. No parameter is involved."""
+        return {
+            name: dense_tokens(x, self.patch[name]) if isinstance(x := inputs[name], Dense) else packed_tokens(x)
+            for name in self.specs
+        }
+
+    def position(self, name: str, coords: Tensor) -> Tensor:
+        """Coordinates (B, L, d) of a named input, counted in patches."""
+        return in_patches(coords, self.scale[name])
+
+    def embed(self, tokens: Mapping[str, Tokens]) -> tuple[Tensor, Tensor]:
+        """Embedded tokens of all inputs (B, L, D) in the order of the specs, and their validity (B, L)."""
+        embedded = []
+        for i, name in enumerate(self.specs):
+            weight = self.project[name].weight
+            position = self.position(name, tokens[name].coords)
+            place = sincos(position, self.token_width) if self.table is None else interpolate(self.table, position)
+            x = self.project[name](tokens[name].patches.to(weight.dtype)) + place.to(weight.dtype)
+            embedded.append(x if self.input_embedding is None else x + self.input_embedding[i])
+        return torch.cat(embedded, 1), torch.cat([tokens[name].valid for name in self.specs], 1)
+
+    def encode(self, tokens: Mapping[str, Tokens]) -> Features:
+        """Features of given tokens; the tokens of the inputs follow each other in the order of the specs."""
+        x, valid = self.embed(tokens)
+        if self.cls_token is None:
+            return self._pooled(self.transformer(x, valid), valid, None)
+        x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), 1, -1), x], 1)
+        x = self.transformer(x, torch.cat([valid.new_ones(len(x), 1), valid], 1))
+        return self._pooled(x[:, 1:], valid, x[:, 0])
+
+    def _pooled(self, x: Tensor, valid: Tensor, cls: Tensor | None) -> Features:
+        x = torch.where(valid[..., None], x, 0)
+        if self.options.pool == "cls":
+            assert cls is not None
+            pooled = torch.where(valid.any(1, keepdim=True), cls, 0)
+        elif self.options.pool == "mean":
+            pooled = mean_pool(x, valid)
+        else:
+            pooled = torch.cat([mean_pool(x, valid), max_pool(x, valid)], 1)
+        return Features(tokens=x, valid=valid, pooled=pooled)
+
+    def forward(self, inputs: Mapping[str, BatchInput], mask: Mapping[str, Mask] | None = None) -> Features:
+        """Features of all tokens, or, with a mask per input, of the kept ones: raw patches are gathered first."""
+        tokens = self.tokenise(inputs)
+        if mask is not None:
+            tokens = {name: t.take(mask[name].keep, mask[name].keep_valid) for name, t in tokens.items()}
+        return self.encode(tokens)
+
+
+def _patch(name: str, spec: InputSpec, given: Sizes | dict[str, Sizes]) -> Sizes:
+    """The patch of one input; () for packed inputs, whose tokens are single."""
+    if spec.layout != "dense":
+        return ()
+    patch = given.get(name, ()) if isinstance(given, dict) else given
+    if len(patch) != spec.rank or any(p < 1 for p in patch):
+        raise RequestError(
+            f"encoder.patch: the input {name!r} has the axes {', '.join(spec.axes)} and needs {spec.rank} "
+            f"positive numbers, got {list(patch)}"
+        )
+    return patch
+
+
+def _scales(
+    specs: Mapping[str, InputSpec], patch: Mapping[str, Sizes], given: Scale | dict[str, Scale] | None
+) -> dict[str, Scale]:
+    """Size of a patch in physical units by input.
+
+    Inputs that share axes and unit share the scale of the first of them, so that equal places have equal positions.
+    """
+    first: dict[tuple[tuple[str, ...], str], Scale] = {}
+    out = {}
+    for name, spec in specs.items():
+        ones = (1.0,) * spec.rank
+        size = tuple(p * s for p, s in zip(patch[name] or ones, spec.spacing or ones, strict=True))
+        scale = first.setdefault((spec.axes, spec.unit), size)
+        if given is not None:
+            scale = given.get(name, scale) if isinstance(given, dict) else given
+        if len(scale) != spec.rank or any(s <= 0 for s in scale):
+            raise RequestError(
+                f"encoder.position_scale: {name!r} needs {spec.rank} positive numbers, got {list(scale)}"
+            )
+        out[name] = tuple(float(s) for s in scale)
+    return out

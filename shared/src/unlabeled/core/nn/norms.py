@@ -1,0 +1,60 @@
+"""Batch norm whose statistics are those of the whole batch, over all ranks and valid positions only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unlabeled.core import ranks
+
+
+class RankBatchNorm(nn.Module):
+    """Batch norm (Ioffe and Szegedy 2015, alg. 1) over rows and positions of all ranks, in at least fp32.
+
+    Equals `torch.nn.BatchNorm*d` with one process and no weight. Two passes, first the mean and then the squares around
+    it, because a difference of two large sums loses its digits in fp32.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """x (B, C, *S); valid (B, *S) bool or weights, None: all. All positions are normalised, the valid ones counted."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        column = (1, -1, *[1] * (x.ndim - 2))
+        if self.training:
+            mean, var = self._moments(wide, valid, column)
+        else:
+            mean, var = self.running_mean, self.running_var
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return ((wide - mean.view(column)) * scale.view(column) + self.bias.view(column)).to(x.dtype)
+
+    def _moments(self, x: Tensor, valid: Tensor | None, column: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        dims = [i for i in range(x.ndim) if i != 1]
+        w = x.new_ones(()) if valid is None else valid.unsqueeze(1).to(x.dtype)
+        w = w.expand(x.shape[0], 1, *x.shape[2:])
+        # 0 * NaN is NaN, so what is invalid is taken out before the products
+        x = x if valid is None else torch.where(w > 0, x, 0)
+        both = ranks.total(torch.cat([w.sum()[None], (x * w).sum(dims)]))
+        count, known = both[0].detach(), both[0].detach() > 0
+        mean = both[1:] / count.clamp_min(1)
+        var = ranks.total(((x - mean.view(column)).square() * w).sum(dims)) / count.clamp_min(1)
+        with torch.no_grad():
+            momentum = self.momentum * known.to(x.dtype)
+            unbiased = var * (count / (count - 1).clamp_min(1))
+            self._move(self.running_mean, mean, momentum)
+            self._move(self.running_var, unbiased, momentum)
+        return mean, var
+
+    @staticmethod
+    def _move(buffer: Tensor, to: Tensor, share: Tensor) -> None:
+        buffer.copy_(buffer + (to - buffer) * share)

@@ -1,0 +1,41 @@
+"""A stack of timm's blocks with a final norm: what encoder and predictor share."""
+
+from __future__ import annotations
+
+from timm.layers import LayerNorm
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from unlabeled.core.contracts import RequestError
+
+
+class Transformer(nn.Module):
+    """Pre-norm transformer (B, L, D) -> (B, L, D). Invalid tokens are never attended to.
+
+    Raises RequestError where the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise RequestError(f"a width of {width} cannot be shared by {heads} heads; choose a multiple of {heads}")
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth)
+        )
+        self.norm = LayerNorm(width)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        # a row without any valid token attends to its fillers, because a softmax over nothing is NaN
+        attend = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
+        for block in self.blocks:
+            x = block(x, attn_mask=attend)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+
+def xavier(module: nn.Module) -> None:
+    """Start values of He et al. 2022 (MAE): Xavier uniform weights and zero biases in every linear layer."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,0 +1,1 @@
+"""Contract tests that packages subclass, and what they need (extra `testing`)."""

@@ -1,0 +1,70 @@
+"""Masks over tokens: which are kept and which are hidden, with exact counts, from given uniform draws.
+
+A row with n valid tokens keeps int(n * (1 - ratio)) of them and hides the rest, as He et al. 2022 (MAE); from two valid
+tokens on at least one is kept and one hidden, and a single one is kept. Sizes depend on L and the ratio only, so nothing
+waits for the device: shorter rows have entries that their `*_valid` marks False.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unlabeled.core.contracts.batch import Moves
+
+
+@dataclass(frozen=True)
+class Mask(Moves):
+    """keep (B, K) and hide (B, M) int64 token numbers; keep_valid and hide_valid bool, False for fillers. K + M = L."""
+
+    keep: Tensor
+    keep_valid: Tensor
+    hide: Tensor
+    hide_valid: Tensor
+
+
+def kept(tokens: int, ratio: float) -> int:
+    """How many of `tokens` valid tokens are kept."""
+    return min(max(int(tokens * (1 - ratio)), 1), max(tokens - 1, 1), tokens)
+
+
+def random_mask(valid: Tensor, ratio: float, noise: Tensor) -> Mask:
+    """Keeps the valid tokens with the lowest noise. valid (B, L) bool, noise (B, L) uniform."""
+    return _keep_lowest(noise, valid, ratio)
+
+
+def block_mask(valid: Tensor, ratio: float, noise: Tensor, position: Tensor, blocks: int = 1) -> Mask:
+    """Hides blocks that grow together around random valid tokens until the count is met.
+
+    valid (B, L) bool, noise (B, L) uniform, position (B, L, d) in patches. Every block is a cube in patches, clipped by
+    the grid. Its last shell fills from the middle of the faces to the corners, so each block stays connected.
+    """
+    count = min(blocks, valid.shape[1])
+    noise = noise.to(torch.float64)
+    first = noise.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)[:, :count]
+    centre = position.take_along_dim(first[..., None], 1)
+    offset = (position[:, :, None] - centre[:, None]).abs().to(torch.float64)
+    # on a grid the sum of offsets stays below d * L: the second term orders a shell, the third breaks its ties
+    step = 1 / (1 + position.shape[-1] * valid.shape[1])
+    distance = offset.amax(-1) + step * offset.sum(-1)
+    distance = distance.masked_fill(~valid.gather(1, first)[:, None], torch.inf).amin(-1)
+    return _keep_lowest(-(distance + 0.5 * step * noise), valid, ratio)
+
+
+def _keep_lowest(score: Tensor, valid: Tensor, ratio: float) -> Mask:
+    length = valid.shape[1]
+    k = kept(length, ratio)
+    order = score.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
+    n = valid.sum(1, keepdim=True)
+    # the same arithmetic as `kept`: a product of doubles, rounded down
+    keep_n = (n.to(torch.float64) * (1 - ratio)).long().clamp_min(1).minimum((n - 1).clamp_min(1)).minimum(n)
+    slots = torch.arange(length, device=valid.device)
+    at = keep_n + slots[: length - k]
+    return Mask(
+        keep=order[:, :k],
+        keep_valid=slots[:k] < keep_n,
+        hide=order.gather(1, at.clamp_max(length - 1)),
+        hide_valid=at < n,
+    )

@@ -1,0 +1,46 @@
+"""Tokens: the raw patches of one named input, before any parameter has touched them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unlabeled.core.contracts.batch import Moves
+
+
+@dataclass(frozen=True)
+class Tokens(Moves):
+    """Patches with what they carry.
+
+    patches  (B, L, P), zero where not valid
+    elements (B, L, P) bool, validity of every element of a patch
+    coords   (B, L, d) centre of each patch in the unit of the input's spec, zero where not valid
+    valid    (B, L) bool, at least one element is valid
+    """
+
+    patches: Tensor
+    elements: Tensor
+    coords: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, patches: Tensor, elements: Tensor, coords: Tensor) -> Tokens:
+        """Tokens from patches, their element validity and coordinates; whatever is invalid becomes zero."""
+        valid = elements.any(-1)
+        return cls(
+            patches=torch.where(elements, patches, 0),
+            elements=elements,
+            coords=torch.where(valid[..., None], coords, 0),
+            valid=valid,
+        )
+
+    def take(self, index: Tensor, index_valid: Tensor) -> Tokens:
+        """The tokens at `index` (B, K), invalid where `index_valid` (B, K) is False."""
+        at = index[..., None]
+        return Tokens.of(
+            patches=self.patches.take_along_dim(at, 1),
+            elements=self.elements.take_along_dim(at, 1) & index_valid[..., None],
+            coords=self.coords.take_along_dim(at, 1),
+        )

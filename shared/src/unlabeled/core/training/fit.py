@@ -1,0 +1,95 @@
+"""fit: train a method to the end of its recipe, from the start or from where an earlier call was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from unlabeled.core.contracts import RequestError
+from unlabeled.core.contracts.recipe import Recipe, Trainer
+from unlabeled.core.methods.base import Method
+from unlabeled.core.training import checkpoint
+from unlabeled.core.training.interrupt import Interrupt
+from unlabeled.core.training.session import Batches, Progress, Session
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """steps completed in all; failures item -> (epoch, reason); loss of the last step; step resumed from, or None."""
+
+    steps: int
+    failures: dict[int, tuple[int, str]]
+    last_loss: float
+    resumed_from: int | None
+
+
+@contextlib.contextmanager
+def reproducible(trainer: Trainer, kind: str) -> Iterator[None]:
+    """Thread count, deterministic algorithms (on the CPU) and torch's random state, put back afterwards."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(trainer.threads or threads)
+    if kind == "cpu":
+        torch.use_deterministic_algorithms(True)
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if kind == "cuda" else []):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        torch.set_num_threads(threads)
+
+
+def device_kind(trainer: Trainer) -> str:
+    """ "cpu" or "cuda"."""
+    there = torch.cuda.is_available()
+    if trainer.accelerator == "gpu" and not there:
+        raise RequestError("trainer.accelerator is gpu and no CUDA device is visible; set it to auto or cpu")
+    return "cuda" if there and trainer.accelerator != "cpu" else "cpu"
+
+
+def fit(
+    method: Method,
+    loader: Batches,
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool,
+    on_progress: Progress | None = None,
+) -> FitResult:
+    """Train `method`, in place, to `recipe.max_steps` completed steps, writing metrics and checkpoints into `run`.
+
+    Resumed on the CPU with the same thread count, weights and losses equal those of an uninterrupted run to the bit,
+    whichever loop did which part. SIGINT or SIGTERM lets the step finish, saves, and raises KeyboardInterrupt.
+
+    on_progress(done, max_steps, line) is called every `log_every` steps on rank 0 with the last line of metrics.jsonl
+    and "embedding", the last step's (B, D) tensor; what it raises ends the run.
+
+    Raises RequestError (the run exists and `resume` is False), RunFailed (non-finite steps, broken checkpoints),
+    TooManyBad (failed items above data.max_bad_fraction, looked at between epochs and at the end).
+    """
+    kind = device_kind(recipe.trainer)
+    folder = run / "checkpoints"
+    if not resume and checkpoint.saved(folder):
+        raise RequestError(f"{run} holds a run already; resume it with `pretrain --resume {run}` or name another folder")
+    with reproducible(recipe.trainer, kind), Interrupt() as interrupt:
+        state = checkpoint.newest(folder)
+        start = state["step"] if state else 0
+        session = Session(method, loader, recipe, run, state, interrupt, on_progress)
+        if start >= recipe.max_steps:
+            session.begin(torch.device("cpu"))
+            session.end()
+        elif recipe.trainer.loop == "plain":
+            from unlabeled.core.training.plain import drive
+
+            drive(session, kind)
+        else:
+            from unlabeled.core.training.lightning import drive
+
+            drive(session, kind)
+        if interrupt.asked:
+            raise KeyboardInterrupt
+    return FitResult(session.done, session.loader.failures, float(session.loss), start if state else None)

@@ -1,0 +1,67 @@
+"""Lightning's Trainer as the driver: devices, ranks and launching are its work, the step and the state are ours."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy
+
+from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.training.session import Session
+
+
+class Driven(pl.LightningModule):
+    """Hands each batch to the session, with Lightning's backward and optimiser step."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.session = session
+        self.method = session.method
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.session.step.optimiser
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # the step moves it
+
+    def on_train_start(self) -> None:
+        self.session.begin(self.device)
+
+    def training_step(self, batch: tuple[int, Batch], batch_idx: int) -> None:
+        optimiser = self.optimizers()
+        assert isinstance(optimiser, LightningOptimizer)
+        if not self.session.advance(*batch, self.manual_backward, optimiser.step):
+            self.trainer.should_stop = True
+
+
+def drive(session: Session, kind: str) -> None:
+    """Run the session to its end on devices of the `kind` "cpu" or "cuda"."""
+    options = session.recipe.trainer
+    devices = options.devices
+    if devices == "auto":
+        devices = torch.cuda.device_count() if kind == "cuda" else 1
+    chatter = logging.getLogger("lightning.pytorch")
+    level = chatter.level
+    chatter.setLevel(logging.WARNING)
+    try:
+        trainer = pl.Trainer(
+            accelerator=kind,
+            devices=devices,
+            # buffers are equal on all ranks already (norms reduce over ranks), and queues are large
+            strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto",
+            max_steps=session.recipe.max_steps - session.done,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(Driven(session), session.batches())
+    finally:
+        session.end()
+        chatter.setLevel(level)
