@@ -116,4 +116,4 @@ def _claim(run: Path, recipe: Recipe) -> bool:
 def _computed(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe decides the result: not how many workers load, nor how often it is saved or logged."""
     free = {"workers", "save_every", "keep", "log_every", "tensorboard", "loop"}
-    return recipe.model_dump(exclude={"trainer": free, "study": True})
+    return recipe.model_dump(mode="json", exclude={"trainer": free, "study": True})

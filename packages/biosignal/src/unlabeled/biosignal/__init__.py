@@ -41,9 +41,7 @@ domain = Domain(
             test="packages/biosignal/tests/test_baselines.py",
         ),
     ),
-    heads=(
-        Head("classify", "classification", "macro_f1", "one class for each recording, voted over its windows"),
-    ),
+    heads=(Head("classify", "classification", "macro_f1", "one class for each recording, voted over its windows"),),
     recipes=f"{_HERE}.recipes",
     samples={"watch": f"{_HERE}.samples:watch"},
 )

@@ -21,7 +21,9 @@ def mirror(sample: Sample, to: Literal["left", "right"] = "right") -> tuple[Samp
     """
     side = sample.meta.get("side")
     if side not in ("left", "right"):
-        raise BadInput(f"{sample.key}: mirror needs the body side; add a column `side` (left or right) to recordings.csv")
+        raise BadInput(
+            f"{sample.key}: mirror needs the body side; add a column `side` (left or right) to recordings.csv"
+        )
     if side == to:
         return sample, None
     changed = {}

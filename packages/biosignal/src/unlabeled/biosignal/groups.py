@@ -47,7 +47,9 @@ def sidecar(root: Path) -> dict[str, About]:
     for line, row in enumerate(rows, start=2):
         file_name = (row["file"] or "").strip().removeprefix("./")
         if not file_name or file_name in found:
-            raise RequestError(f"{SIDECAR}, line {line}: {f'{file_name} stands there twice' if file_name else 'no file is named'}")
+            raise RequestError(
+                f"{SIDECAR}, line {line}: {f'{file_name} stands there twice' if file_name else 'no file is named'}"
+            )
         found[file_name] = About(*((row.get(c) or "").strip() for c in _COLUMNS[1:]))
     return found
 

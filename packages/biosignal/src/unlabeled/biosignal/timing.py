@@ -30,7 +30,7 @@ class Part:
 def regular(time: Floats, values: Floats, rate: float | None, max_gap: float, name: str) -> list[Part]:
     """The recording on a regular grid, in parts where the clock falls back or stands still for longer than `max_gap`.
 
-    time (N,) seconds, values (C, N); rate in Hz where it is known. Raises BadInput where the stamps give no regular
+    time (N,) seconds, values (C, N), rate in Hz where it is known. Raises BadInput where the stamps give no regular
     grid or contradict `rate`.
     """
     missing = np.flatnonzero(~np.isfinite(time))
@@ -47,14 +47,19 @@ def regular(time: Floats, values: Floats, rate: float | None, max_gap: float, na
         flags += mended
     step = _step(np.concatenate([np.diff(t) for t, _ in chunks]), rate, name)
     parts = []
-    pauses = 0
+    pauses = lone = 0
     for t, v in chunks:
         at = np.flatnonzero(np.diff(t) > max(max_gap, (BRIDGED + 1.5) * step)) + 1
         pauses += len(at)
-        pieces = zip(np.split(t, at), np.split(v, at, axis=1), strict=True)
-        parts += [_gridded(tp, vp, step) for tp, vp in pieces if len(tp) > 1]
+        for tp, vp in zip(np.split(t, at), np.split(v, at, axis=1), strict=True):
+            if len(tp) > 1:
+                parts.append(_gridded(tp, vp, step))
+            else:
+                lone += 1
     if pauses:
         flags.append(f"split at {_count(pauses, 'gap')} of more than {max_gap:g} s")
+    if lone:
+        flags.append(f"{_count(lone, 'lone row')} dropped")
     return [Part(p.values, step, (*dict.fromkeys(flags), *p.flags)) for p in parts]
 
 
@@ -97,7 +102,7 @@ def _step(steps: Floats, rate: float | None, name: str) -> float:
         if abs(found / rate - 1) > 0.01:
             raise BadInput(
                 f"{name}: the time column runs at {found:g} Hz, the stated rate is {rate:g} Hz; "
-                f"correct the rate or options.time_unit"
+                "correct the rate or options.time_unit"
             )
         return 1 / rate
     if found > MAX_RATE:
@@ -108,34 +113,27 @@ def _step(steps: Floats, rate: float | None, name: str) -> float:
 
 
 def _gridded(time: Floats, values: Floats, step: float) -> Part:
+    """Linear interpolation between the rows beside each grid point, and NaN inside gaps too long for it."""
+    flags = []
     offset = (time - time[0]) / step
-    nearest = np.round(offset).astype(np.int64)
-    if np.abs(offset - nearest).max() < _ON_GRID:
-        grid = np.arange(nearest[-1] + 1)
-        low = np.searchsorted(nearest, grid, "right") - 1
-        part = np.zeros(len(grid))
-        exact = nearest[low] == grid
-        offset, flags = nearest.astype(np.float64), []
+    nearest = np.round(offset)
+    on_grid = np.abs(offset - nearest).max() < _ON_GRID and np.diff(nearest).min() >= 1
+    if on_grid:
+        offset = nearest
     else:
-        grid = np.arange(int(np.floor(offset[-1] + 1e-6)) + 1)
-        low = np.clip(np.searchsorted(offset, grid, "right") - 1, 0, len(offset) - 2)
-        part = np.zeros(len(grid))
-        exact = np.abs(offset[low] - grid) < _ON_GRID
-        flags = ["irregular time steps interpolated to the grid"]
-    high = np.minimum(low + 1, len(offset) - 1)
-    gap = offset[high] - offset[low]
-    between = ~exact & (gap > 0)
-    part[between] = ((grid - offset[low]) / np.where(gap > 0, gap, 1))[between]
-    on_end = ~exact & (np.abs(part - 1) < 1e-9)
-    low, part = np.where(on_end, high, low), np.where(on_end, 0.0, part)
-    # a value of weight 0 is left out: 0 * NaN would spoil its neighbour
-    out = np.where(part > 0, values[:, low] * (1 - part) + values[:, high] * part, values[:, low])
-    lost = (part > 0) & (gap >= BRIDGED + 1.5)
+        flags.append("irregular time steps interpolated to the grid")
+    grid = np.arange(int(offset[-1] + 1e-6) + 1)
+    low = np.clip(np.searchsorted(offset, grid, "right") - 1, 0, len(offset) - 2)
+    gap = offset[low + 1] - offset[low]
+    part = np.clip((grid - offset[low]) / gap, 0, 1)
+    before, after = values[:, low], values[:, low + 1]
+    # a value of weight 0 is left out, not multiplied: 0 * NaN would spoil its neighbour
+    out = np.where(part == 0, before, np.where(part == 1, after, before + part * (after - before)))
+    between = (part > 0) & (part < 1)
+    lost = between & (gap >= BRIDGED + 1.5)
     out[:, lost] = np.nan
     if lost.any():
-        runs = int((np.diff(np.concatenate([[0], lost.view(np.int8)])) == 1).sum())
-        flags.append(f"{_count(runs, 'gap')} marked invalid, {lost.sum() * step:.3g} s")
-    bridged = int((part > 0).sum() - lost.sum())
-    if bridged and len(flags) == int(lost.any()):
-        flags.append(f"{_count(bridged, 'missing sample')} interpolated")
+        flags.append(f"{_count(len(np.unique(low[lost])), 'gap')} marked invalid, {lost.sum() * step:.3g} s")
+    if on_grid and (between & ~lost).any():
+        flags.append(f"{_count(int((between & ~lost).sum()), 'missing sample')} interpolated")
     return Part(out, step, tuple(flags))

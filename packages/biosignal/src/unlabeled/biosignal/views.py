@@ -90,7 +90,9 @@ def rotate(x: Dense, draw: Draw, spec: InputSpec, *, degrees: float = 15.0) -> D
     """
     found = triplets(spec.channels)
     if not found:
-        raise RequestError("the view rotate found no complete acc_x, acc_y, acc_z or gyro_x, gyro_y, gyro_z; leave it out")
+        raise RequestError(
+            "the view rotate found no complete acc_x, acc_y, acc_z or gyro_x, gyro_y, gyro_z; leave it out"
+        )
     if spec.normaliser.method == "standard":
         raise RequestError("the view rotate needs one scale for each sensor; set data.normaliser: sensor")
     rotation = _rotations(draw, degrees, x.values.dtype)
@@ -113,7 +115,9 @@ def _rotations(draw: Draw, degrees: float, dtype: torch.dtype) -> Tensor:
     zero = torch.zeros_like(a)
     cross = torch.stack([zero, -c, b, c, zero, -a, -b, a, zero], 1).reshape(-1, 3, 3)
     sin, cos = angle.sin()[:, None, None], angle.cos()[:, None, None]
-    return cos * torch.eye(3, dtype=dtype, device=axis.device) + sin * cross + (1 - cos) * axis[:, :, None] * axis[:, None]
+    return (
+        cos * torch.eye(3, dtype=dtype, device=axis.device) + sin * cross + (1 - cos) * axis[:, :, None] * axis[:, None]
+    )
 
 
 def scale(x: Dense, draw: Draw, spec: InputSpec, *, amount: float = 0.1) -> Dense:

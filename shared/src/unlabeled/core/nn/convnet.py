@@ -65,7 +65,7 @@ class ConvNet(Encoder):
     def forward(self, inputs: Mapping[str, BatchInput]) -> Features:
         dense = inputs[self.input]
         assert isinstance(dense, Dense)
-        x = torch.where(dense.valid, dense.values, 0).to(self.convs[0].weight.dtype)
+        x = torch.where(dense.valid, dense.values, 0).to(next(self.parameters()).dtype)
         valid = dense.valid.any(1)
         for i, (conv, stride) in enumerate(zip(self.convs, self.options.strides, strict=True)):
             x = conv(x)

@@ -91,11 +91,11 @@ class TokenEncoder(Encoder):
     def embed(self, tokens: Mapping[str, Tokens]) -> tuple[Tensor, Tensor]:
         """Embedded tokens of all inputs (B, L, D) in the order of the specs, and their validity (B, L)."""
         embedded = []
+        dtype = next(self.parameters()).dtype
         for i, name in enumerate(self.specs):
-            weight = self.project[name].weight
             position = self.position(name, tokens[name].coords)
             place = sincos(position, self.token_width) if self.table is None else interpolate(self.table, position)
-            x = self.project[name](tokens[name].patches.to(weight.dtype)) + place.to(weight.dtype)
+            x = self.project[name](tokens[name].patches.to(dtype)) + place.to(dtype)
             embedded.append(x if self.input_embedding is None else x + self.input_embedding[i])
         return torch.cat(embedded, 1), torch.cat([tokens[name].valid for name in self.specs], 1)
 

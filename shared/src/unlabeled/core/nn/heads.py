@@ -20,8 +20,7 @@ class Projector(nn.Module):
         super().__init__()
         widths = (width, *sizes)
         self.layers = nn.ModuleList(
-            nn.Linear(a, b, bias=not norm or i == len(sizes) - 1)
-            for i, (a, b) in enumerate(pairwise(widths))
+            nn.Linear(a, b, bias=not norm or i == len(sizes) - 1) for i, (a, b) in enumerate(pairwise(widths))
         )
         self.norms = nn.ModuleList(RankBatchNorm(size) for size in sizes[:-1] if norm)
 

@@ -53,8 +53,8 @@ class Predictor(nn.Module):
         hidden    positions (B, M, d) and validity (B, M) of the hidden tokens, by input
         """
         counts = [visible[name].shape[1] for name in self.heads]
-        seen = self.embed(features.tokens).split(counts, 1)
-        seen_valid = features.valid.split(counts, 1)
+        seen = torch.split(self.embed(features.tokens), counts, 1)
+        seen_valid = torch.split(features.valid, counts, 1)
         x, valid = [], []
         for i, name in enumerate(self.heads):
             position, hidden_valid = hidden[name]
@@ -64,7 +64,7 @@ class Predictor(nn.Module):
             x.append(both if self.input_embedding is None else both + self.input_embedding[i])
             valid.append(torch.cat([seen_valid[i], hidden_valid], 1))
         sizes = [part.shape[1] for part in x]
-        out = self.transformer(torch.cat(x, 1), torch.cat(valid, 1)).split(sizes, 1)
+        out = torch.split(self.transformer(torch.cat(x, 1), torch.cat(valid, 1)), sizes, 1)
         return {
             name: head(out[i] if everything else out[i][:, counts[i] :])
             for i, (name, head) in enumerate(self.heads.items())

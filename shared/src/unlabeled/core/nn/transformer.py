@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from timm.layers import LayerNorm
+from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 

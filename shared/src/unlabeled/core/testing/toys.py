@@ -17,6 +17,7 @@ from unlabeled.core.contracts.recipe import Data, Named, Optimiser, Recipe, Sche
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.plans import Uniform
 from unlabeled.core.methods.base import Context, Method, Options, weighted
+from unlabeled.core.training.log import read
 
 CHANNELS, LENGTH, WIDTH = 2, 6, 8
 
@@ -142,3 +143,19 @@ def recipe(
 def loader(source: Waves | None = None, workers: int = 0, batch_size: int = 4) -> Loader:
     source = source or Waves()
     return Loader(source, SPECS, Uniform(len(source), batch_size), seed=0, workers=workers)
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Whether two nested states are equal to the bit (NaN equals NaN)."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(identical(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(identical, a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """The run's metrics without what depends on the clock."""
+    return [{k: v for k, v in line.items() if k != "wait"} for line in read(run / "metrics.jsonl")]

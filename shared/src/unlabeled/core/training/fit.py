@@ -81,7 +81,7 @@ def fit(
         session = Session(method, loader, recipe, run, state, interrupt, on_progress)
         if start >= recipe.max_steps:
             session.begin(torch.device("cpu"))
-            session.end()
+            session.close()
         elif recipe.trainer.loop == "plain":
             from unlabeled.core.training.plain import drive
 

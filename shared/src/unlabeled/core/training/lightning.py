@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -39,16 +42,27 @@ class Driven(pl.LightningModule):
             self.trainer.should_stop = True
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's greetings, and without a warning that its own use of torch's pytree raises."""
+    chatter = logging.getLogger("lightning.pytorch")
+    level = chatter.level
+    chatter.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)
+            yield
+    finally:
+        chatter.setLevel(level)
+
+
 def drive(session: Session, kind: str) -> None:
     """Run the session to its end on devices of the `kind` "cpu" or "cuda"."""
     options = session.recipe.trainer
     devices = options.devices
     if devices == "auto":
         devices = torch.cuda.device_count() if kind == "cuda" else 1
-    chatter = logging.getLogger("lightning.pytorch")
-    level = chatter.level
-    chatter.setLevel(logging.WARNING)
-    try:
+    with quiet(), contextlib.closing(session):
         trainer = pl.Trainer(
             accelerator=kind,
             devices=devices,
@@ -62,6 +76,3 @@ def drive(session: Session, kind: str) -> None:
             use_distributed_sampler=False,
         )
         trainer.fit(Driven(session), session.batches())
-    finally:
-        session.end()
-        chatter.setLevel(level)

@@ -49,7 +49,7 @@ class Log:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step)
 
     def waited(self, seconds: float) -> None:
         self._waited += seconds

@@ -46,7 +46,7 @@ def average_gradients(module: nn.Module) -> None:
         flat = torch.cat([g.reshape(-1) for g in gradients])
         dist.all_reduce(flat)
         flat /= ranks.world()
-        for g, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for g, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             g.copy_(part.view_as(g))
 
 
@@ -57,13 +57,10 @@ def drive(session: Session, kind: str) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(session.method)
 
-    with group(kind) as device:
+    with group(kind) as device, contextlib.closing(session):
         session.method.to(device)
         same_start(session.method)
         session.begin(device)
-        try:
-            for epoch, batch in session.batches():
-                if not session.advance(epoch, batch, backward, session.step.optimiser.step):
-                    break
-        finally:
-            session.end()
+        for epoch, batch in session.batches():
+            if not session.advance(epoch, batch, backward, session.step.optimiser.step):
+                break

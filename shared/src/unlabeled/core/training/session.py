@@ -35,7 +35,7 @@ class Batches(Protocol):
 
 
 class Session:
-    """A loop calls `begin` once on the device, `advance` for each of `batches` while it returns True, then `end`.
+    """A loop calls `begin` once on the device, `advance` for each of `batches` while it returns True, then `close`.
 
     done    completed optimiser steps, the position of the run
     loss    0-d, of the last step
@@ -121,7 +121,7 @@ class Session:
             self._count_failures()
         return not stop
 
-    def end(self) -> None:
+    def close(self) -> None:
         if self._log:
             self._log.close()
 

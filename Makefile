@@ -1,0 +1,25 @@
+# Each target does the set-up it needs: a .venv from poetry.lock, once.
+.PHONY: setup demo test slow lint
+.DEFAULT_GOAL := test
+
+bin := .venv/bin
+# scikit-learn's threads beside torch's slow both down
+export OMP_NUM_THREADS ?= 1
+
+setup:
+	@tools/setup
+
+demo: setup
+	$(bin)/unlabeled-biosignal demo -o runs/demo
+
+test: setup
+	$(bin)/python -m pytest -m "not slow and not gpu"
+
+slow: setup
+	$(bin)/python -m pytest -m "slow or gpu"
+
+lint: setup
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy shared/src packages/biosignal/src
+	$(bin)/lint-imports
