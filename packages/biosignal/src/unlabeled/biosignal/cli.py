@@ -2,6 +2,6 @@
 
 
 def main() -> None:
-    from unlabeled.core.cli.domain import run
+    from unlabeled.core.cli.domain import main as run
 
     run("biosignal")

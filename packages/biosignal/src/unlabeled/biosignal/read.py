@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Reader:
 
         Raises BadInput in one sentence that names the file, the fault and the mend; RequestError for a broken recordings.csv.
         """
-        root = self._root if self._root and path.is_relative_to(self._root) else path.parent
+        root = self._root_of(path)
         name = path.relative_to(root).as_posix()
         if root not in self._sidecars:
             self._sidecars[root] = groups.sidecar(root)
@@ -81,6 +82,18 @@ class Reader:
                     )
                 )
         return samples
+
+    def _root_of(self, path: Path) -> Path:
+        """The folder given to `files`; without one, the nearest folder above the file that tells its subject."""
+        if self._root and path.is_relative_to(self._root):
+            return self._root
+        pattern = self.options.subject_pattern
+        for folder in path.parents:
+            if (folder / groups.SIDECAR).is_file():
+                return folder
+            if pattern and re.search(pattern, path.relative_to(folder).as_posix()):
+                return folder
+        return path.parent
 
     def _parts(self, table: Table, rows: NDArray[np.intp], name: str) -> list[Part]:
         """The rows of one recording on a regular grid."""

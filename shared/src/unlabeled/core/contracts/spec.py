@@ -227,8 +227,8 @@ def resample(x: Input, spacing: tuple[float, ...]) -> Input:
         n = data.shape[axis]
         m = max(1, int(np.floor((n - 1) * old / new + 1e-6)) + 1)
         at = np.minimum(np.arange(m) * new / old, n - 1)
-        low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, n - 1)
+        low = np.floor(at + 1e-9).astype(int)
+        high = np.ceil(at - 1e-9).astype(int)  # a position on a sample needs that sample alone
         if new > old:  # a mean over the new step keeps what lies above its Nyquist rate from folding back
             data = uniform_filter1d(data, size=round(new / old), axis=axis, mode="nearest")
         w = (at - low).astype(np.float32).reshape(-1, *[1] * (data.ndim - 1 - axis))

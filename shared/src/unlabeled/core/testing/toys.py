@@ -111,7 +111,7 @@ class Distiller(Denoiser):
         for slow, fast in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
             slow.lerp_(fast, 0.05)
         at = (self.pointer + torch.arange(len(self._keys))) % len(self.queue)
-        self.queue[at] = self._keys
+        self.queue[at] = self._keys.to(self.queue.dtype)
         self.pointer.add_(len(self._keys)).remainder_(len(self.queue))
 
 

@@ -57,6 +57,8 @@ class Session:
         self.step = Step(method, recipe)
         self.device = torch.device("cpu")
         self.done: int = state["step"] if state else 0
+        if state:  # here and not in `begin`, since Lightning asks for a first batch before that
+            loader.failures = dict(state["failures"])
         self.loss = torch.tensor(float("nan"))
         self._epoch: int | None = None
         self._log: Log | None = None
@@ -73,7 +75,6 @@ class Session:
                 reason = " ".join(str(error).split())
                 raise RunFailed(f"the checkpoint in {self.run} was made by another recipe: {reason}") from None
             guard.counts, self.loss = self.state["skipped"], self.state["loss"]
-            self.loader.failures = dict(self.state["failures"])
             self.state = None
         guard.counts = guard.counts.to(device)
         self.method.train()

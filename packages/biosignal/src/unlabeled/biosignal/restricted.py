@@ -1,0 +1,53 @@
+"""A pickle of NumPy arrays, read without ever running what it names."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unlabeled.core.contracts import BadInput
+
+
+def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray[Any, Any]:
+    """An empty array for the pickle to fill, as NumPy's own function of that name."""
+    return np.ndarray.__new__(np.ndarray, shape, code)
+
+
+def _encode(text: str, codec: str) -> bytes:
+    """How Python 2 wrote the bytes of an array."""
+    if codec != "latin1":
+        raise pickle.UnpicklingError(f"codec {codec}")
+    return text.encode("latin1")
+
+
+_ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Admits what rebuilds an array; any other name raises, before anything is imported or called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name}") from None
+
+
+def load_arrays(path: Path) -> Any:
+    """The object in an .npy file of dtype object. Raises BadInput where it holds anything but arrays and plain values."""
+    with path.open("rb") as file:
+        try:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            return ArrayUnpickler(file).load().item()
+        except (pickle.UnpicklingError, ValueError, EOFError, AttributeError, TypeError) as error:
+            raise BadInput(f"{path.name}: not a pickle of arrays alone ({error}); it was not loaded") from None

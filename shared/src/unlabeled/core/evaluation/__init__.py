@@ -1,0 +1,1 @@
+"""Evaluation: what frozen embeddings are worth, by neighbours and by small heads."""

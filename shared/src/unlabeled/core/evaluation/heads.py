@@ -1,0 +1,106 @@
+"""Small heads on fixed features, each with its grid from strong to weak regularisation and its own held-out loss."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import KernelCenterer
+
+log = logging.getLogger(__name__)
+
+Features = NDArray[np.floating]
+Classes = NDArray[np.int64]
+
+UNSEEN = np.log(1e-12)  # log-probability of a class that the labelled windows do not hold
+
+
+class Head(Protocol):
+    """grid: what `path` is tried with; one value or none: nothing to choose."""
+
+    grid: tuple[float, ...]
+
+    def path(self, x: Features, y: Classes, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+        """Scores (M, K) of the rows `out` (M, P), larger is likelier, for each value of `grid`, fitted on x (N, P), y (N,)."""
+        ...
+
+    def loss(self, scores: Features, y: Classes) -> float:
+        """Sum over rows of the loss this head is fitted with."""
+        ...
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Multinomial logistic regression; scores are log-probabilities; grid: scikit-learn's C."""
+
+    grid: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    max_iter: int = 2000
+
+    def path(self, x: Features, y: Classes, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+        model = LogisticRegression(max_iter=self.max_iter, tol=1e-3, warm_start=True)
+        for value in grid:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.set_params(C=value).fit(x, y)
+            if model.n_iter_.max() >= self.max_iter:
+                log.warning("logistic regression with C = %g stopped at %d iterations", value, self.max_iter)
+            scores = np.full((len(out), classes), UNSEEN)
+            scores[:, model.classes_] = model.predict_log_proba(out)
+            yield scores
+
+    def loss(self, scores: Features, y: Classes) -> float:
+        return -float(scores[np.arange(len(y)), y].sum())
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge regression on +1 and -1 per class, as RidgeClassifier(alpha=value * P); solved in its dual form.
+
+    Scores are the regressions' values. The dual fits many features (MiniRocket: 10,000) on few windows.
+    """
+
+    grid: tuple[float, ...] = (10.0, 1.0, 0.1, 0.01, 0.001)
+
+    def path(self, x: Features, y: Classes, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+        targets = self._targets(y, classes)
+        middle = targets.mean(0)
+        centre = KernelCenterer()
+        inner = centre.fit_transform((x @ x.T).astype(np.float64) / x.shape[1])
+        outer = centre.transform((out @ x.T).astype(np.float64) / x.shape[1])
+        for value in grid:
+            yield KernelRidge(alpha=value, kernel="precomputed").fit(inner, targets - middle).predict(outer) + middle
+
+    def loss(self, scores: Features, y: Classes) -> float:
+        return float(((scores - self._targets(y, scores.shape[1])) ** 2).sum())
+
+    @staticmethod
+    def _targets(y: Classes, classes: int) -> Features:
+        return 2.0 * np.eye(classes)[y] - 1.0
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Random forest (Breiman 2001); scores are mean leaf probabilities. Nothing is tuned."""
+
+    seed: int = 0
+    trees: int = 100
+    grid: tuple[float, ...] = ()
+
+    def path(self, x: Features, y: Classes, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+        model = RandomForestClassifier(self.trees, random_state=self.seed).fit(x, y)
+        for _ in grid:
+            scores = np.zeros((len(out), classes))
+            scores[:, model.classes_] = model.predict_proba(out)
+            yield scores
+
+    def loss(self, scores: Features, y: Classes) -> float:
+        return float((scores.argmax(1) != y).sum())

@@ -1,0 +1,1 @@
+"""Measures: pure functions of predictions and embeddings, used live and after."""

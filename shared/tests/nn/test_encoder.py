@@ -1,0 +1,164 @@
+"""The token encoder: features depend on where tokens are, not on which row of memory they are in."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unlabeled.core.contracts import InputSpec, RequestError
+from unlabeled.core.contracts.batch import Dense, Packed
+from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.streams import uniform
+from unlabeled.core.tokens.masks import random_mask
+
+RANKS = {1: ((24,), (4,)), 2: ((6, 8), (3, 2)), 3: ((4, 4, 6), (2, 2, 3))}
+
+
+def spec(d, channels=2, spacing=0.5, layout="dense"):
+    names = tuple(f"c{i}" for i in range(channels))
+    step = None if layout == "packed" else (spacing,) * d
+    axes = ("depth", "height", "width")[-d:]
+    return InputSpec(layout=layout, channels=names, units=("",) * channels, axes=axes, unit="mm", spacing=step)
+
+
+def dense(shape, rows=3, channels=2, spacing=0.5):
+    values = torch.randn(rows, channels, *shape, dtype=torch.float64)
+    valid = torch.ones(rows, 1, *shape, dtype=torch.bool)
+    return Dense(values, valid, torch.full((rows, len(shape)), spacing, dtype=torch.float64))
+
+
+def encoder(specs, **options):
+    torch.manual_seed(0)
+    options = {"width": 24, "depth": 2, "heads": 2} | options
+    return TokenEncoder(specs, TokenEncoder.Options(**options)).double()
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"cls": True, "pool": "cls"}, {"pool": "mean_max"}, {"positions": "learned"}])
+def test_dropping_equals_masking_in_the_attention(d, options):
+    shape, patch = RANKS[d]
+    if options.get("positions") == "learned":
+        options = options | {"grid": tuple(s // p for s, p in zip(shape, patch, strict=True))}
+    enc = encoder({"x": spec(d)}, patch=patch, **options)
+    x = dense(shape)
+    tokens = enc.tokenise({"x": x})["x"]
+    length = tokens.valid.shape[1]
+    mask = random_mask(tokens.valid, 0.6, uniform(0, torch.arange(3), (length,)))
+    dropped = enc({"x": x}, {"x": mask})
+    keep = torch.zeros(3, length, dtype=torch.bool).scatter(1, mask.keep, True)
+    masked = enc.encode({"x": replace(tokens, valid=keep)})
+    expected = masked.tokens.take_along_dim(mask.keep[..., None], 1)
+    torch.testing.assert_close(dropped.tokens, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(dropped.pooled, masked.pooled, rtol=0, atol=1e-12)
+    # and the mask does something
+    assert (dropped.pooled - enc({"x": x}).pooled).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_permuting_tokens_permutes_features(d):
+    shape, patch = RANKS[d]
+    enc = encoder({"x": spec(d)}, patch=patch)
+    tokens = enc.tokenise({"x": dense(shape)})["x"]
+    order = torch.randperm(tokens.valid.shape[1]).expand(3, -1)
+    out = enc.encode({"x": tokens})
+    permuted = enc.encode({"x": tokens.take(order, torch.ones_like(order, dtype=torch.bool))})
+    expected = out.tokens.take_along_dim(order[..., None], 1)
+    torch.testing.assert_close(permuted.tokens, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(permuted.pooled, out.pooled, rtol=0, atol=1e-12)
+    # the coordinates matter: the same patches at other places give other features
+    moved = enc.encode({"x": replace(tokens, coords=tokens.coords.take_along_dim(order[..., None], 1))})
+    assert (moved.tokens - out.tokens).abs().max() > 1e-3
+
+
+def test_coordinates_are_physical_but_positions_are_patches():
+    # the same signal on a grid twice as coarse, with the patch half as many cells, has the same positions
+    enc = encoder({"x": spec(1, spacing=0.5)}, patch=(4,))
+    assert enc.scale == {"x": (2.0,)}
+    tokens = enc.tokenise({"x": dense((24,), spacing=0.5)})["x"]
+    assert tokens.coords[0, :, 0].tolist() == [1, 3, 5, 7, 9, 11]
+    assert enc.position("x", tokens.coords)[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    # an item recorded at half the rate lies twice as far apart
+    slow = enc.tokenise({"x": dense((24,), spacing=1.0)})["x"]
+    assert enc.position("x", slow.coords)[0, :3, 0].tolist() == [0.5, 2.5, 4.5]
+
+
+def test_scale_survives_in_the_options():
+    specs = {"x": spec(1, spacing=0.5)}
+    enc = encoder(specs, patch=(4,))
+    again = TokenEncoder(specs, TokenEncoder.Options.model_validate_json(enc.options.model_dump_json()))
+    assert again.options == enc.options
+    assert encoder(specs, patch=(4,), position_scale=(3.0,)).scale == {"x": (3.0,)}
+
+
+def test_padding_of_an_item_changes_nothing():
+    # 20 valid cells alone, and the same with 12 more invalid ones that hold NaN
+    enc = encoder({"x": spec(1)}, patch=(4,))
+    alone = dense((20,), rows=1)
+    values = torch.full((1, 2, 32), torch.nan, dtype=torch.float64)
+    values[..., :20] = alone.values
+    valid = torch.zeros(1, 1, 32, dtype=torch.bool)
+    valid[..., :20] = True
+    padded = enc({"x": Dense(values, valid, alone.spacing)})
+    out = enc({"x": alone})
+    torch.testing.assert_close(padded.tokens[:, :5], out.tokens, rtol=0, atol=1e-12)
+    torch.testing.assert_close(padded.pooled, out.pooled, rtol=0, atol=1e-12)
+    assert (padded.tokens[:, 5:] == 0).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"cls": True, "pool": "cls"}, {"pool": "mean_max"}])
+def test_nothing_valid_pools_to_zeros_with_finite_gradients(options):
+    enc = encoder({"x": spec(1)}, patch=(4,), **options)
+    x = dense((24,), rows=2)
+    x.valid[0] = False
+    out = enc({"x": x})
+    assert (out.pooled[0] == 0).all()
+    assert out.pooled[1].abs().max() > 0
+    out.pooled.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in enc.parameters())
+
+
+def test_pooled_is_the_mean_and_maximum_of_valid_tokens():
+    enc = encoder({"x": spec(1)}, patch=(4,), pool="mean_max")
+    x = dense((24,), rows=1)
+    x.valid[..., 8:12] = False
+    out = enc({"x": x})
+    seen = out.tokens[0, out.valid[0]]
+    assert len(seen) == 5
+    torch.testing.assert_close(out.pooled[0], torch.cat([seen.mean(0), seen.amax(0)]), rtol=0, atol=1e-12)
+
+
+def test_several_inputs_are_one_sequence():
+    # a signal of 6 patches and an event list of up to 3 tokens on the same axis
+    specs = {"x": spec(1), "events": spec(1, channels=1, layout="packed")}
+    enc = encoder(specs, patch={"x": (4,)})
+    packed = Packed(
+        values=torch.randn(4, 1, dtype=torch.float64),
+        valid=torch.ones(4, dtype=torch.bool),
+        coords=torch.rand(4, 1, dtype=torch.float64),
+        offsets=torch.tensor([0, 3, 3, 4]),
+    )
+    inputs = {"x": dense((24,)), "events": packed}
+    out = enc(inputs)
+    assert out.valid.sum(1).tolist() == [9, 6, 7]
+    # both inputs share their axis, so they share the scale: equal times have equal positions
+    assert enc.scale["events"] == enc.scale["x"] == (2.0,)
+    # row 1 has no event: its features are those without that input's tokens, whatever the other rows hold
+    others = replace(packed, values=packed.values + 1)
+    changed = enc({**inputs, "events": others})
+    torch.testing.assert_close(changed.pooled[1], out.pooled[1], rtol=0, atol=1e-12)
+    assert (changed.pooled[0] - out.pooled[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch": (4, 4)}, r"encoder\.patch: the input 'x' .* needs 1 positive numbers, got \[4, 4\]"),
+        ({"patch": (4,), "heads": 5}, "a width of 24 cannot be shared by 5 heads"),
+        ({"patch": (4,), "pool": "cls"}, "set cls: true"),
+        ({"patch": (4,), "positions": "learned"}, r"encoder\.grid: learned positions of 'x' need 1 numbers"),
+        ({"patch": (4,), "position_scale": (1.0, 0.0)}, r"encoder\.position_scale: 'x' needs 1 positive numbers"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(RequestError, match=message):
+        encoder({"x": spec(1)}, **options)
