@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unlabeled.core.contracts import BadInput
 
 
-def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray[Any, Any]:
-    """An empty array for the pickle to fill, as NumPy's own function of that name."""
-    return np.ndarray.__new__(np.ndarray, shape, code)
+def _reconstruct(kind: type, shape: object, code: object) -> NDArray[np.int8]:
+    """An empty array, which the pickle then fills; NumPy's own function of that name gives the same."""
+    return np.ndarray(0, np.int8)
 
 
 def _encode(text: str, codec: str) -> bytes:
@@ -46,8 +47,8 @@ def load_arrays(path: Path) -> Any:
     """The object in an .npy file of dtype object. Raises BadInput where it holds anything but arrays and plain values."""
     with path.open("rb") as file:
         try:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
+            np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+            np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
             return ArrayUnpickler(file).load().item()
         except (pickle.UnpicklingError, ValueError, EOFError, AttributeError, TypeError) as error:
             raise BadInput(f"{path.name}: not a pickle of arrays alone ({error}); it was not loaded") from None

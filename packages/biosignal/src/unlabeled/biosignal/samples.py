@@ -75,7 +75,7 @@ def _write_watch(folder: Path, data: dict[str, Any]) -> None:
         key = f"s{int(subject):02d}/{i:03d}"
         file = folder / f"{key}.parquet"
         file.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.table(list(np.float32(x).T), schema=schema), file)
+        pq.write_table(pa.table(list(np.asarray(x, np.float32).T), schema=schema), file)
         recordings.append((f"{key}.parquet", f"s{int(subject):02d}", "right" if side else "left"))
         labels.append((key, data["y_labels"][int(y)]))
     _write_csv(folder / "recordings.csv", ("file", "subject", "side"), recordings)

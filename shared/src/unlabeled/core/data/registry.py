@@ -163,6 +163,7 @@ class Web:
 
     def __init__(self, cert: str | None) -> None:
         self.failures: list[str] = []
+        self._logins: dict[str, str] = {}
         context = ssl.create_default_context(cafile=cert) if cert and Path(cert).is_file() else None
         self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
 
@@ -182,7 +183,7 @@ class Web:
             parser = Anchors()
             parser.feed(body)
             found = [(PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(a).path)).name, a) for a in parser.found]
-        return [(name, urllib.parse.urljoin(page if "@" in page else base, a)) for name, a in found]
+        return [(name, urllib.parse.urljoin(base, a)) for name, a in found]
 
     def copy(self, address: str, to: Path) -> bool:
         """Write the file there; False where it is not to be had."""
@@ -196,13 +197,14 @@ class Web:
 
     def _open(self, address: str) -> Any:
         parts = urllib.parse.urlsplit(address)
-        headers = {"Accept": _ACCEPT}
-        if "@" in parts.netloc:  # user:password@host, which urllib does not understand
-            login, _, host = parts.netloc.rpartition("@")
-            secret = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
-            headers["Authorization"] = f"Basic {secret}"
-            address = urllib.parse.urlunsplit(parts._replace(netloc=host))
-        return self._opener.open(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
+        login, _, host = parts.netloc.rpartition("@")
+        if login:  # user:password@host, which urllib does not understand
+            self._logins[host] = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
+        bare = urllib.parse.urlunsplit(parts._replace(netloc=host))
+        request = urllib.request.Request(bare, headers={"Accept": _ACCEPT})
+        if host in self._logins:  # not handed on to where a redirect leads
+            request.add_unredirected_header("Authorization", f"Basic {self._logins[host]}")
+        return self._opener.open(request, timeout=TIMEOUT)
 
     def _failed(self, error: Exception) -> None:
         """404 is only an index that has not heard of the package."""

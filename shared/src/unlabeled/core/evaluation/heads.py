@@ -19,7 +19,7 @@ from sklearn.preprocessing import KernelCenterer
 log = logging.getLogger(__name__)
 
 Features = NDArray[np.floating]
-Classes = NDArray[np.int64]
+Targets = NDArray[np.int64]
 
 UNSEEN = np.log(1e-12)  # log-probability of a class that the labelled windows do not hold
 
@@ -29,11 +29,11 @@ class Head(Protocol):
 
     grid: tuple[float, ...]
 
-    def path(self, x: Features, y: Classes, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
         """Scores (M, K) of the rows `out` (M, P), larger is likelier, for each value of `grid`, fitted on x (N, P), y (N,)."""
         ...
 
-    def loss(self, scores: Features, y: Classes) -> float:
+    def loss(self, scores: Features, y: Targets) -> float:
         """Sum over rows of the loss this head is fitted with."""
         ...
 
@@ -45,7 +45,7 @@ class Logistic:
     grid: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
     max_iter: int = 2000
 
-    def path(self, x: Features, y: Classes, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
         model = LogisticRegression(max_iter=self.max_iter, tol=1e-3, warm_start=True)
         for value in grid:
             with warnings.catch_warnings():
@@ -57,7 +57,7 @@ class Logistic:
             scores[:, model.classes_] = model.predict_log_proba(out)
             yield scores
 
-    def loss(self, scores: Features, y: Classes) -> float:
+    def loss(self, scores: Features, y: Targets) -> float:
         return -float(scores[np.arange(len(y)), y].sum())
 
 
@@ -70,7 +70,7 @@ class Ridge:
 
     grid: tuple[float, ...] = (10.0, 1.0, 0.1, 0.01, 0.001)
 
-    def path(self, x: Features, y: Classes, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
         targets = self._targets(y, classes)
         middle = targets.mean(0)
         centre = KernelCenterer()
@@ -79,11 +79,11 @@ class Ridge:
         for value in grid:
             yield KernelRidge(alpha=value, kernel="precomputed").fit(inner, targets - middle).predict(outer) + middle
 
-    def loss(self, scores: Features, y: Classes) -> float:
+    def loss(self, scores: Features, y: Targets) -> float:
         return float(((scores - self._targets(y, scores.shape[1])) ** 2).sum())
 
     @staticmethod
-    def _targets(y: Classes, classes: int) -> Features:
+    def _targets(y: Targets, classes: int) -> Features:
         return 2.0 * np.eye(classes)[y] - 1.0
 
 
@@ -95,12 +95,12 @@ class Forest:
     trees: int = 100
     grid: tuple[float, ...] = ()
 
-    def path(self, x: Features, y: Classes, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
         model = RandomForestClassifier(self.trees, random_state=self.seed).fit(x, y)
         for _ in grid:
             scores = np.zeros((len(out), classes))
             scores[:, model.classes_] = model.predict_proba(out)
             yield scores
 
-    def loss(self, scores: Features, y: Classes) -> float:
+    def loss(self, scores: Features, y: Targets) -> float:
         return float((scores.argmax(1) != y).sum())

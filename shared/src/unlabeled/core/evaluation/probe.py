@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
-from unlabeled.core.evaluation.heads import Classes, Features, Head, Logistic
+from unlabeled.core.evaluation.heads import Targets, Features, Head, Logistic
 
 PARTS = 3
 
@@ -26,7 +26,7 @@ class Probed:
 
 def probe(
     x: Features,
-    y: Classes,
+    y: Targets,
     record: NDArray[np.int64],
     test: Features,
     classes: int,
@@ -45,7 +45,7 @@ def probe(
     return Probed(scores, value)
 
 
-def choose(x: Features, y: Classes, record: NDArray[np.int64], classes: int, head: Head) -> float:
+def choose(x: Features, y: Targets, record: NDArray[np.int64], classes: int, head: Head) -> float:
     """The value of the grid with the least held-out loss over `splits`; ties go to the stronger regularisation.
 
     Where no split is possible (one window per class) it is the middle of the grid.
@@ -62,7 +62,7 @@ def choose(x: Features, y: Classes, record: NDArray[np.int64], classes: int, hea
     return head.grid[int(losses.argmin())] if used else head.grid[len(head.grid) // 2]
 
 
-def splits(y: Classes, record: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def splits(y: Targets, record: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """(inside, outside) row numbers.
 
     Whole records are held out, up to three folds stratified by class, where every class has two labelled records or

@@ -1,0 +1,96 @@
+"""The command lines are frozen: a verb or flag that comes, goes or changes its name must change this list too."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from unlabeled.core.cli.domain import build
+from unlabeled.core.cli.main import app
+from unlabeled.core.contracts.domain import domain, domains, methods
+
+SHARED = {
+    "inspect": ["--json", "--max-bad", "--option", "PATH"],
+    "init": ["--method", "--option", "-o", "PATH"],
+    "pretrain": ["--resume", "-o", "OVERRIDES", "RECIPE"],
+    "evaluate": ["--allow-seen", "--convert", "--json", "--labels", "--option", "BUNDLE", "PATH"],
+    "embed": ["--convert", "--option", "-o", "BUNDLE", "PATH"],
+    "study": ["-o", "OVERRIDES", "RECIPE"],
+}
+SURFACE = {
+    "unlabeled": {"domains": ["--json"], "methods": ["--json"], "doctor": ["--json"]},
+    "unlabeled-biosignal": {**SHARED, "demo": ["-o"]},
+}
+HEAVY = {"torch", "lightning"}
+
+
+def surface(made: typer.Typer) -> dict[str, list[str]]:
+    command = typer.main.get_command(made)
+    return {name: sorted(_name(p) for p in verb.params if p.name != "help") for name, verb in command.commands.items()}
+
+
+def _name(param) -> str:
+    longest = max(param.opts, key=len)
+    return longest if longest.startswith("-") else longest.upper()
+
+
+def test_the_command_lines_are_frozen() -> None:
+    assert surface(app) == SURFACE["unlabeled"]
+    assert surface(build(domain("biosignal"))) == SURFACE["unlabeled-biosignal"]
+
+
+def test_every_domain_has_the_shared_verbs() -> None:
+    for d in domains().values():
+        made = surface(build(d))
+        assert {name: made[name] for name in SHARED} == SHARED
+
+
+def python(code: str) -> tuple[int, str, float]:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout + done.stderr, time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["domains", "--json"], ["methods", "--json"], ["nonsense"], ["methods", "--nonsense"]]
+)
+def test_listing_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from unlabeled.core.cli.main import app; from unlabeled.core.cli.shell import run;"
+        f"code = run(app, {words!r}); assert code == (2 if 'nonsense' in ''.join({words!r}) else 0), code;"
+        f"heavy = {HEAVY!r} & set(sys.modules); assert not heavy, heavy"
+    )
+    status, text, _ = python(code)
+    assert status == 0, text
+
+
+def test_every_method_is_listed_whole() -> None:
+    """A card without a paper, a target that loads or a test that exists fails the suite."""
+    root = Path(__file__).parents[2]
+    known = {line.split("\t")[0] for line in (root / "tests/contract/seeds.txt").read_text().splitlines()}
+    from unlabeled.core.contracts import load
+
+    for card in methods().values():
+        if card.target.startswith("toydomains"):
+            continue
+        assert load(card.target), card.name
+        assert card.summary and card.family
+        assert card.paper or card.kind == "baseline", card.name
+        assert (root / card.test).is_file(), card.test
+        assert set(card.seeds) <= known, card.seeds
+
+
+def test_lists_are_json(capsys) -> None:
+    from unlabeled.core.cli.shell import run
+
+    assert run(app, ["methods", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name", "kind", "family", "paper", "seeds", "test"} <= set(rows[0])
+    assert run(app, ["domains", "--json"]) == 0
+    assert "biosignal" in [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert run(app, ["doctor", "--json"]) == 0
+    assert all(check["ok"] for check in json.loads(capsys.readouterr().out)["checks"])
