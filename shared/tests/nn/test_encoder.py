@@ -71,13 +71,13 @@ def test_permuting_tokens_permutes_features(d):
 
 
 def test_coordinates_are_physical_but_positions_are_patches():
-    # the same signal on a grid twice as coarse, with the patch half as many cells, has the same positions
+    # patches of 4 cells of 0.5 mm are 2 mm: centres at 1, 3, ... mm are positions 0, 1, ...
     enc = encoder({"x": spec(1, spacing=0.5)}, patch=(4,))
     assert enc.scale == {"x": (2.0,)}
     tokens = enc.tokenise({"x": dense((24,), spacing=0.5)})["x"]
     assert tokens.coords[0, :, 0].tolist() == [1, 3, 5, 7, 9, 11]
     assert enc.position("x", tokens.coords)[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
-    # an item recorded at half the rate lies twice as far apart
+    # an item of cells twice as large has its patches, of 4 mm, twice as far apart: (2 + 4 i) / 2 - 1/2
     slow = enc.tokenise({"x": dense((24,), spacing=1.0)})["x"]
     assert enc.position("x", slow.coords)[0, :3, 0].tolist() == [0.5, 2.5, 4.5]
 

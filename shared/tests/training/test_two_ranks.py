@@ -24,37 +24,43 @@ from unlabeled.core.training.fit import fit
 STILL = Denoiser.Options(dropout=0.0)
 
 
-class OnRankOne(Denoiser):
-    """On rank 1 only: a NaN at step 4, and a signal at step 13."""
+class Disturbed(Denoiser):
+    """On the last rank only: a NaN in the gradient of the step `nan`, and a signal in the step `stop`."""
+
+    def __init__(self, nan: int | None, stop: int | None) -> None:
+        super().__init__(STILL)
+        self.nan, self.stop = nan, stop
 
     def step(self, batch: Batch, ctx: Context) -> dict[str, Any]:
-        out = super().step(batch, ctx)
-        if ranks.rank() == 1 and ctx.step == 13:
+        if ctx.step == self.stop and ranks.rank() == ranks.world() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return out
+        return super().step(batch, ctx)
 
     def after_backward(self, ctx: Context) -> None:
-        if ranks.rank() == 1 and ctx.step == 4:
-            self.head.bias.grad[0] = float("nan")  # type: ignore[index]
+        if ctx.step == self.nan and ranks.rank() == ranks.world() - 1:
+            assert self.head.bias.grad is not None
+            self.head.bias.grad[0] = float("nan")
 
 
 def train(
-    run: str, kind: str = "Denoiser", resume: bool = False, steps: int = 20, bad: tuple[int, ...] = ()
+    run: Path, nan: int | None = None, stop: int | None = None, bad: tuple[int, ...] = (), resume: bool = False
 ) -> dict[str, Any]:
-    """One fit on this rank: the weights, the failures and whether it was interrupted."""
-    options = {"precision": "64", "save_every": 5, "log_every": 3}
-    method = {"Denoiser": Denoiser, "OnRankOne": OnRankOne}[kind](STILL)
+    """One fit on this rank: its weights, the failures it knows, and whether it was interrupted."""
+    method = Disturbed(nan, stop)
     if ranks.rank() == 1:  # a rank that starts elsewhere is brought to the start of rank 0
         with torch.no_grad():
             method.head.bias.add_(1)
     source = loader(Waves(34, bad))
     interrupted = False
     try:
-        fit(method, source, recipe(steps, **options), Path(run), resume=resume)
+        fit(method, source, recipe(precision="64", save_every=5, log_every=3), run, resume=resume)
     except KeyboardInterrupt:
         interrupted = True
     weights = {k: v.detach().clone() for k, v in method.state_dict().items()}
     return {"weights": weights, "failures": source.failures, "interrupted": interrupted}
+
+
+TRAIN = f"{__file__}:train"
 
 
 def assert_close(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> None:
@@ -65,8 +71,8 @@ def assert_close(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> None:
 
 
 def test_two_ranks_equal_one(two_ranks: RankPool, tmp_path: Path) -> None:
-    one = train(str(tmp_path / "one"))
-    both = two_ranks.run(f"{__file__}:train", str(tmp_path / "two"))
+    one = train(tmp_path / "one")
+    both = two_ranks.run(TRAIN, tmp_path / "two")
     for rank in both:
         torch.testing.assert_close(rank["weights"], one["weights"], rtol=1e-9, atol=1e-9)
     assert all(torch.equal(both[0]["weights"][k], both[1]["weights"][k]) for k in one["weights"])
@@ -74,22 +80,20 @@ def test_two_ranks_equal_one(two_ranks: RankPool, tmp_path: Path) -> None:
     assert len(lines(tmp_path / "two")) == 20
 
 
-def test_resume_with_other_rank_counts(two_ranks: RankPool, tmp_path: Path) -> None:
-    # stopped at 7 and 14 by a shorter recipe with a constant rate; the saves are at 5, 7, 10, 14 ...
-    whole, run = str(tmp_path / "whole"), str(tmp_path / "run")
-    one = train(whole)
-    for path in checkpoint.saved(tmp_path / "whole" / "checkpoints"):
-        assert path.stat().st_size > 0
-    two_ranks.run(f"{__file__}:train", run, "OnRankOne")  # interrupted after step 14, when it looks after step 15
-    train(run, resume=True, steps=20)
-    both = two_ranks.run(f"{__file__}:train", run, "Denoiser", True)
-    assert len(lines(tmp_path / "run")) == 20
-    assert_close(lines(tmp_path / "run")[:4], lines(tmp_path / "whole")[:4])
-    assert both[0]["weights"].keys() == one["weights"].keys()
+def test_two_then_one_then_two(two_ranks: RankPool, tmp_path: Path) -> None:
+    one = train(tmp_path / "whole")
+    two_ranks.run(TRAIN, tmp_path / "run", None, 4)  # two ranks agree to stop where they look: after 6 steps
+    assert checkpoint.saved(tmp_path / "run" / "checkpoints")[0].name == "step-00000006.pt"
+    train(tmp_path / "run", stop=10, resume=True)  # one stops at once: after 11
+    assert checkpoint.saved(tmp_path / "run" / "checkpoints")[0].name == "step-00000011.pt"
+    both = two_ranks.run(TRAIN, tmp_path / "run", None, None, (), True)
+    for rank in both:
+        torch.testing.assert_close(rank["weights"], one["weights"], rtol=1e-9, atol=1e-9)
+    assert_close(lines(tmp_path / "run"), lines(tmp_path / "whole"))
 
 
 def test_a_nan_on_one_rank_is_skipped_by_both(two_ranks: RankPool, tmp_path: Path) -> None:
-    both = two_ranks.run(f"{__file__}:train", str(tmp_path), "OnRankOne", False, 10)
+    both = two_ranks.run(TRAIN, tmp_path, 4)
     assert [line["step"] for line in lines(tmp_path) if line["skipped"]] == [4]
     for name, value in both[0]["weights"].items():
         assert value.isfinite().all()
@@ -97,7 +101,7 @@ def test_a_nan_on_one_rank_is_skipped_by_both(two_ranks: RankPool, tmp_path: Pat
 
 
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(two_ranks: RankPool, tmp_path: Path) -> None:
-    both = two_ranks.run(f"{__file__}:train", str(tmp_path), "OnRankOne")
+    both = two_ranks.run(TRAIN, tmp_path, None, 13)
     assert [rank["interrupted"] for rank in both] == [True, True]
     # sent in step 13, agreed on at the next look, after 15 steps
     assert checkpoint.saved(tmp_path / "checkpoints")[0].name == "step-00000015.pt"
@@ -105,8 +109,8 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step(two_ranks: RankPool, t
 
 
 def test_ranks_share_their_failures(two_ranks: RankPool, tmp_path: Path) -> None:
-    one = train(str(tmp_path / "one"), bad=(3, 9, 20))
-    both = two_ranks.run(f"{__file__}:train", str(tmp_path / "two"), "Denoiser", False, 20, (3, 9, 20))
+    one = train(tmp_path / "one", bad=(3, 9, 20))
+    both = two_ranks.run(TRAIN, tmp_path / "two", None, None, (3, 9, 20))
     assert [rank["failures"] for rank in both] == [one["failures"]] * 2
     assert len(one["failures"]) == 3
     assert_close(lines(tmp_path / "two"), lines(tmp_path / "one"))

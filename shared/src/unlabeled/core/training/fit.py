@@ -19,12 +19,20 @@ from unlabeled.core.training.session import Batches, Progress, Session
 
 @dataclass(frozen=True)
 class FitResult:
-    """steps completed in all; failures item -> (epoch, reason); loss of the last step; step resumed from, or None."""
+    """What came of a call.
+
+    steps         completed in all
+    failures      item -> (epoch in which it failed, reason)
+    last_loss     of the last step
+    resumed_from  the step, or None
+    rank          of this process during the run: after it, only rank 0 should write
+    """
 
     steps: int
     failures: dict[int, tuple[int, str]]
     last_loss: float
     resumed_from: int | None
+    rank: int = 0
 
 
 @contextlib.contextmanager
@@ -92,4 +100,4 @@ def fit(
             drive(session, kind)
         if interrupt.asked:
             raise KeyboardInterrupt
-    return FitResult(session.done, session.loader.failures, float(session.loss), start if state else None)
+    return FitResult(session.done, session.loader.failures, float(session.loss), start if state else None, session.rank)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -10,11 +11,21 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.training.session import Session
+
+# buffers are equal on all ranks already (norms reduce over ranks) and queues are large, so that they are not sent at
+# every step; torch gave the option its new name in 2.14
+KEEP_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 
 
 class Driven(pl.LightningModule):
@@ -66,8 +77,7 @@ def drive(session: Session, kind: str) -> None:
         trainer = pl.Trainer(
             accelerator=kind,
             devices=devices,
-            # buffers are equal on all ranks already (norms reduce over ranks), and queues are large
-            strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto",
+            strategy=DDPStrategy(**{KEEP_BUFFERS: False}) if devices > 1 else "auto",
             max_steps=session.recipe.max_steps - session.done,
             logger=False,
             enable_checkpointing=False,
@@ -76,3 +86,5 @@ def drive(session: Session, kind: str) -> None:
             use_distributed_sampler=False,
         )
         trainer.fit(Driven(session), session.batches())
+        if devices > 1:
+            dist.destroy_process_group()  # Lightning leaves a gloo group open, whose threads abort the process at exit

@@ -59,6 +59,7 @@ class Session:
         self.done: int = state["step"] if state else 0
         if state:  # here and not in `begin`, since Lightning asks for a first batch before that
             loader.failures = dict(state["failures"])
+        self.rank = 0
         self.loss = torch.tensor(float("nan"))
         self._epoch: int | None = None
         self._log: Log | None = None
@@ -78,7 +79,8 @@ class Session:
             self.state = None
         guard.counts = guard.counts.to(device)
         self.method.train()
-        if ranks.rank() == 0:
+        self.rank = ranks.rank()
+        if self.rank == 0:
             self._log = Log(self.run, self.done, self.recipe.trainer.tensorboard)
         self.interrupt.arm()
 

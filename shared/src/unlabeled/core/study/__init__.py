@@ -1,0 +1,6 @@
+"""Study: was pretraining worth it? Ours beside random weights and the field's simple baselines, and the verdict."""
+
+from unlabeled.core.study.run import study
+from unlabeled.core.study.table import table, text
+
+__all__ = ["study", "table", "text"]
