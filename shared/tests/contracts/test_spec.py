@@ -95,7 +95,24 @@ def test_units_know_their_inverse() -> None:
 
 
 def test_facts_are_held_to_the_same_contract() -> None:
-    facts = {"layout": "dense", "channels": ["acc_x", "gyro_x"], "units": ["g", "rad/s"], "unit": "s", "shape": [100]}
+    facts = {
+        "layout": "dense",
+        "channels": ["acc_x", "gyro_x"],
+        "units": ["g", "rad/s"],
+        "unit": "s",
+        "shape": [100],
+        "source": "",
+    }
     SPEC.check({**facts, "spacing": [0.02]}, "a.csv")
     with pytest.raises(Incompatible, match="25 Hz"):
         SPEC.check({**facts, "spacing": [0.04]}, "a.csv")
+
+
+def test_facts_of_an_unknown_source_are_refused_before_anything_is_read() -> None:
+    spec = InputSpec.of(
+        signal(), normaliser=Normaliser(method="sensor", constants={"wrist": Constants(offset=(0, 0), scale=(1, 1))})
+    )
+    facts = {"layout": "dense", "channels": ["acc_x", "gyro_x"], "units": ["g", "rad/s"], "unit": "s", "shape": [9]}
+    spec.check({**facts, "spacing": [0.02], "source": "wrist"}, "a.csv")
+    with pytest.raises(Incompatible, match="a.csv: the normaliser has no constants for the source 'ankle'"):
+        spec.check({**facts, "spacing": [0.02], "source": "ankle"}, "a.csv")

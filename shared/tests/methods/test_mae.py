@@ -14,6 +14,7 @@ from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.nn.predictor import Predictor
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
+from unlabeled.core.testing.sync import NoWaiting
 
 CTX = Context(seed=0, step=3, epoch=1, max_steps=10)
 IMAGE = InputSpec(channels=("a", "b"), units=("", ""), axes=("height", "width"), unit="mm", spacing=(1.0, 2.0))
@@ -148,6 +149,25 @@ def test_it_learns():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * 31 / 32
+
+
+@pytest.mark.parametrize("mask", ["random", "block"])
+def test_a_step_does_not_wait_for_the_device(mask):
+    m = method(mask=mask)
+    with NoWaiting():
+        m.step(m.on_batch(batch_of(images()), CTX), CTX)["loss"].backward()
+    with pytest.raises(AssertionError, match="_local_scalar_dense waits"), NoWaiting():
+        torch.ones(1).item()
+
+
+def test_bfloat16_agrees_with_single():
+    # bfloat16 has 8 bits, so single numbers differ by 2^-8 and their mean by less than 1 %; the loss itself is fp32
+    m = method().float()
+    cut = m.on_batch(batch_of(images().float()), CTX)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = m.step(cut, CTX)["loss"]
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, m.step(cut, CTX)["loss"], rtol=0.01, atol=0)
 
 
 def test_an_encoder_without_tokens_is_refused():

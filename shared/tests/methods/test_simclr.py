@@ -14,6 +14,7 @@ from unlabeled.core.methods.simclr import SimCLR
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
+from unlabeled.core.testing.sync import NoWaiting
 
 CTX = Context(seed=0, step=3, epoch=1, max_steps=10)
 SPEC = InputSpec(channels=("a", "b"), units=("", ""), spacing=(0.02,))
@@ -89,6 +90,25 @@ def test_rows_of_weight_zero_change_nothing(kind):
     assert_same(results[:1], results[1], tolerance=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["convnet", "tokens"])
+def test_a_step_does_not_wait_for_the_device(kind):
+    m = method(kind)
+    with NoWaiting():
+        m.step(m.on_batch(batch(), CTX), CTX)["loss"].backward()
+
+
+@pytest.mark.parametrize("kind", ["convnet", "tokens"])
+def test_bfloat16_agrees_with_single(kind):
+    # cosines of bfloat16 features differ by about 2^-8, divided by the temperature of 1
+    m = method(kind, temperature=1.0).float()
+    x = batch().inputs["x"]
+    views = m.on_batch(batch().with_inputs(x=replace(x, values=x.values.float())), CTX)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = m.step(views, CTX)["loss"]
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, m.step(views, CTX)["loss"], rtol=0.01, atol=0)
+
+
 def test_it_learns():
     m = method()
     optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
@@ -101,6 +121,17 @@ def test_it_learns():
         optimiser.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("kind", ["convnet", "tokens"])
+def test_rows_of_weight_zero_are_not_there(kind):
+    # neither as negatives nor in the norms; draws follow the item, so the other rows keep their views
+    full, there = batch(), torch.tensor([0, 1, 3, 4, 5, 6])
+    x = full.inputs["x"]
+    part = Dense(x.values[there], x.valid[there], x.spacing[there])
+    ids = [full.index[there], full.record[there], full.group[there]]
+    alone = step_and_gradients(method(kind), Batch({"x": part}, *ids, torch.ones(6), {}), CTX)
+    assert_same([step_and_gradients(method(kind), full, CTX)], alone, tolerance=1e-12)
 
 
 def task(kind, options):

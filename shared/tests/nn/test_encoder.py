@@ -106,8 +106,11 @@ def test_padding_of_an_item_changes_nothing():
 
 
 @pytest.mark.parametrize("options", [{}, {"cls": True, "pool": "cls"}, {"pool": "mean_max"}])
-def test_nothing_valid_pools_to_zeros_with_finite_gradients(options):
+@pytest.mark.parametrize("fused", [True, False])
+def test_nothing_valid_pools_to_zeros_with_finite_gradients(options, fused):
     enc = encoder({"x": spec(1)}, patch=(4,), **options)
+    for block in enc.transformer.blocks:
+        block.attn.fused_attn = fused
     x = dense((24,), rows=2)
     x.valid[0] = False
     out = enc({"x": x})

@@ -62,10 +62,11 @@ def test_rows_of_a_graph_are_shared(two_ranks):
 def test_a_failure_shows_its_traceback_and_the_pool_recovers():
     before = set(multiprocessing.active_children())
     with RankPool(2) as pool:
+        assert pool.run("unlabeled.core.ranks:rank") == [0, 1]
         start = time.monotonic()
         with pytest.raises(RankFailed, match=r"(?s)rank 1: Traceback.*in fail_on_one.*KeyError: 'the cause'"):
             pool.run(f"{__file__}:fail_on_one", 1)
         # rank 0 waits in its collective: it is not waited for until the timeout of a minute
-        assert time.monotonic() - start < 40
+        assert time.monotonic() - start < 30
         assert pool.run("unlabeled.core.ranks:rank") == [0, 1]
     assert set(multiprocessing.active_children()) == before

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import pickle
 from pathlib import Path
 
@@ -18,6 +17,10 @@ def state(step: int) -> checkpoint.State:
     return {"step": step, "method": {"w": torch.full((50,), float(step))}, "failures": {7: (1, "broken")}}
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for step in (10, 20, 30):
@@ -28,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 def test_round_trip_and_only_the_newest_are_kept(folder: Path) -> None:
     assert [p.name for p in checkpoint.saved(folder)] == ["step-00000030.pt", "step-00000020.pt"]
     assert identical(checkpoint.newest(folder), state(30))
-    assert sorted(os.listdir(folder)) == ["step-00000020.pt", "step-00000030.pt"]  # no temp, no sidecar
+    assert names(folder) == ["step-00000020.pt", "step-00000030.pt"]  # no temp, no sidecar
 
 
 def test_nothing_saved_yet_is_a_start_not_an_error(tmp_path: Path) -> None:
@@ -56,7 +59,10 @@ class Canary:
         return (open, (str(self.path), "w"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "trailer cut", "empty", "flipped", "wrong hash", "garbage", "pickle", "zip pickle", "step"])
+DAMAGES = ["truncated", "trailer cut", "empty", "flipped", "wrong hash", "garbage", "pickle", "zip pickle", "step"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_refused_and_the_one_before_is_used(
     folder: Path, damage: str, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,4 +121,4 @@ def test_a_failing_write_leaves_the_old_one(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(checkpoint, "write", full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(folder, state(40), keep=2)
-    assert sorted(os.listdir(folder)) == ["step-00000020.pt", "step-00000030.pt"]
+    assert names(folder) == ["step-00000020.pt", "step-00000030.pt"]

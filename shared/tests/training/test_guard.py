@@ -49,7 +49,7 @@ def step_of(method: Denoiser, clip: float | None = None) -> Step:
 
 def run(step: Step, start: int, stop: int) -> list[dict[str, Any]]:
     def backward(loss: Tensor) -> None:
-        loss.backward()
+        torch.autograd.backward(loss)
 
     return [
         step(i, epoch, batch, CPU, backward, step.optimiser.step)
@@ -103,7 +103,7 @@ def test_as_many_bad_steps_as_allowed_are_survived(tmp_path: Path, loop: str) ->
 def test_one_more_stops_the_run_at_the_next_look(tmp_path: Path, loop: str) -> None:
     # bad: 4, 5, 6, 7; looked at every 3 steps: after steps 0-8, 9 in all; the row of 4 exceeds 3
     method = poisoned(Denoiser, "input", range(4, 8))
-    with pytest.raises(RunFailed, match="4 steps in a row up to step 9 .* not finite"):
+    with pytest.raises(RunFailed, match=r"4 steps in a row up to step 9 .* not finite"):
         fit(method, loader(), recipe(20, loop=loop, max_skipped=3), tmp_path, resume=False)
     assert len(lines(tmp_path)) == 9
 
@@ -119,7 +119,7 @@ def test_bad_steps_that_are_not_in_a_row_do_not_add_up(tmp_path: Path) -> None:
 
 
 def test_a_row_is_counted_across_a_resume(tmp_path: Path) -> None:
-    # bad from step 4 on; saved at 6 with a row of 2, which the resumed run continues to 4 at step 8, seen at 9
+    # bad from step 4 on; saved after 6 steps with a row of 2; the resumed run has a row of 5 where it looks, after 9
     short = recipe(6, max_skipped=3, save_every=6)
     fit(poisoned(Denoiser, "loss", range(4, 99)), loader(), short, tmp_path, resume=False)
     with pytest.raises(RunFailed, match="5 steps in a row up to step 9"):

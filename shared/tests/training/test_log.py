@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from unlabeled.core.testing.toys import Denoiser, loader, recipe
 from unlabeled.core.training.fit import fit
@@ -38,7 +38,12 @@ def test_numbers_are_exact_and_what_is_not_finite_is_null(tmp_path: Path) -> Non
 def test_one_wait_for_the_device_per_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     original = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: (reads.append(t.numel()), original(t))[1])
+
+    def counted(t: torch.Tensor) -> Any:
+        reads.append(t.numel())
+        return original(t)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
     log = Log(tmp_path, 0)
     for step in range(5):
         log.add(step, 0, out(1.0))
@@ -65,7 +70,9 @@ def test_truncation(content: str, steps: int, kept: list[int], tmp_path: Path) -
     assert path.read_text() == "".join(json.dumps({"step": s}) + "\n" for s in kept)
 
 
-def test_the_share_of_waiting_is_of_the_time_since_the_last_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_waiting_is_of_the_time_since_the_last_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter([100.0, 108.0, 108.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     log = Log(tmp_path, 0)

@@ -1,5 +1,6 @@
 """Parameter groups, the optimiser and its schedule."""
 
+import itertools
 import math
 
 import pytest
@@ -49,7 +50,7 @@ def test_decay_alone_shrinks_by_lr_times_decay() -> None:
 @pytest.mark.parametrize(
     ("schedule", "at"),
     [
-        # cosine: peak at the end of warm-up, half a cosine over the other 90 steps: half the peak after 45, 0 at the end
+        # cosine: peak at the end of warm-up, then half a cosine over 90 steps: half the peak after 45, 0 at the end
         (Schedule(name="cosine", warmup=10), {0: 0.1, 9: 1.0, 54: 0.5, 99: 0.0}),
         # wsd: flat until 20 steps are left, then down by 1/20 a step to 0
         (Schedule(name="wsd", warmup=10, decay=20), {0: 0.1, 9: 1.0, 79: 1.0, 80: 19 / 20, 98: 1 / 20, 99: 0.0}),
@@ -63,4 +64,4 @@ def test_schedule_values_and_continuity(schedule: Schedule, at: dict[int, float]
         assert values[step] == pytest.approx(value, abs=1e-12)
     # no jump is larger than the steepest slope: warm-up 1/warmup, decay 1/20, the cosine's pi/2 / 90
     steepest = max(1 / max(schedule.warmup, 1) if schedule.warmup else 0, 1 / 20, math.pi / 180)
-    assert max(abs(b - a) for a, b in zip(values, values[1:], strict=False)) <= steepest + 1e-12
+    assert max(abs(b - a) for a, b in itertools.pairwise(values)) <= steepest + 1e-12

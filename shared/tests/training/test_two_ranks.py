@@ -129,7 +129,8 @@ def test_real_launchers(tmp_path: Path) -> None:
     base = {"method": "Denoiser", "dropout": 0.0}
     options = {"precision": "64"}
     job = {
-        "lightning": base | {"run": str(tmp_path / "lightning"), "trainer": options | {"loop": "lightning", "devices": 2}},
+        "lightning": base
+        | {"run": str(tmp_path / "lightning"), "trainer": options | {"loop": "lightning", "devices": 2}},
         "torchrun": base | {"run": str(tmp_path / "torchrun"), "trainer": options},
         "alone": base | {"run": str(tmp_path / "alone"), "trainer": options},
     }

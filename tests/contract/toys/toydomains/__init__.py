@@ -10,7 +10,7 @@ denoise = MethodCard(
     name="denoise",
     kind="method",
     family="predict what is hidden",
-    target="toydomains.denoise:Denoise",
+    target="toydomains.denoising:Denoise",
     summary="predict the noise that was added to node features",
     test="tests/contract/test_domains.py",
 )

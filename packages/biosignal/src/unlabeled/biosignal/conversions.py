@@ -22,7 +22,8 @@ def mirror(sample: Sample, to: Literal["left", "right"] = "right") -> tuple[Samp
     side = sample.meta.get("side")
     if side not in ("left", "right"):
         raise BadInput(
-            f"{sample.key}: mirror needs the body side; add a column `side` (left or right) to recordings.csv"
+            f"{sample.key}: mirror needs the body side; add a column `side` (left or right) to recordings.csv, "
+            "or leave the conversion out"
         )
     if side == to:
         return sample, None

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -303,19 +304,20 @@ def _since_first(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 
 def _npz(path: Path, name: str, options: ReaderOptions) -> Table:
+    unreadable = BadInput(f"{name}: not a readable NPZ archive of arrays; write it again by numpy.savez")
+    if not zipfile.is_zipfile(path):
+        raise unreadable
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise BadInput(f"{name}: this is a single array, not an archive of arrays; write it by numpy.savez")
             arrays = {k: file[k] for k in file.files}
     except ValueError as error:
-        if "pickle" in str(error) or "Object arrays" in str(error):
+        if "allow_pickle" in str(error):
             raise BadInput(f"{name}: it holds pickled objects, which are never loaded; save plain arrays") from None
-        raise BadInput(f"{name}: not a readable NPZ file; write it again by numpy.savez") from None
-    except (zipfile.BadZipFile, EOFError, KeyError, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        raise BadInput(f"{name}: not a readable NPZ file; write it again by numpy.savez") from None
+        raise unreadable from None
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise unreadable from None
+    if not all(isinstance(a, np.ndarray) for a in arrays.values()):  # a member that is no .npy comes as bytes
+        raise unreadable
     facts = {k: arrays.pop(k) for k in ("channels", "units", "rate", "source") if k in arrays}
     names = [str(c) for c in np.atleast_1d(facts["channels"])] if "channels" in facts else []
     if "data" in arrays:

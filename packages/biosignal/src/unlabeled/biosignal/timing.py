@@ -93,7 +93,7 @@ def _step(steps: Floats, rate: float | None, name: str) -> float:
     near = steps[np.abs(steps / median - 1) < 0.5]
     if len(near) < 0.5 * len(steps):
         raise BadInput(
-            f"{name}: the time steps are irregular (half of them are more than 50 % off their median of {median:g} s); "
+            f"{name}: the time steps are irregular (more than half are over 50 % off their median of {median:g} s); "
             "resample the recording to one rate"
         )
     # the mean over the near-regular steps is not caught by the rounding of the stamps, as the median is

@@ -43,6 +43,15 @@ class Normaliser(Frozen):
     )
     constants: dict[str, Constants] = Field(default_factory=dict, description="by source")
 
+    def check(self, source: str, what: str = "input") -> None:
+        """Raises Incompatible where there are no constants for this source."""
+        if self.method != "none" and source not in self.constants:
+            known = ", ".join(repr(k) for k in sorted(self.constants)) or "none"
+            raise Incompatible(
+                f"{what}: the normaliser has no constants for the source {source!r} (known: {known}); "
+                "name a known source for these files or pretrain with them"
+            )
+
     def apply(self, x: Input) -> Input:
         """`x` as float32, normalised by the constants of its source; invalid positions become 0.
 
@@ -50,13 +59,8 @@ class Normaliser(Frozen):
         """
         data = x.data.astype(np.float32)
         axes = (slice(None), *[None] * (data.ndim - 1)) if x.layout == "dense" else (None, slice(None))
+        self.check(x.source)
         if self.method != "none":
-            if x.source not in self.constants:
-                known = ", ".join(repr(k) for k in sorted(self.constants)) or "none"
-                raise Incompatible(
-                    f"the normaliser has no constants for the source {x.source!r} (known: {known}); "
-                    "name a known source for these files or pretrain with them"
-                )
             c = self.constants[x.source]
             data = (data - np.asarray(c.offset, np.float32)[axes]) / np.asarray(c.scale, np.float32)[axes]
         if x.valid is not None:
@@ -120,7 +124,7 @@ class InputSpec(Frozen):
         return x, tuple(log)
 
     def check(self, facts: Mapping[str, Any], what: str) -> None:
-        """Raises as `adapt` would, from what a manifest knows of an input (no values)."""
+        """Raises as `adapt` and the normaliser would, from what a manifest knows of an input (no values)."""
         shape = (
             (len(facts["channels"]), *[1] * len(facts["shape"]))
             if facts["layout"] == "dense"
@@ -138,6 +142,7 @@ class InputSpec(Frozen):
             ),
             what,
         )
+        self.normaliser.check(str(facts["source"]), what)
 
     def _channels(self, x: Input, what: str, log: list[str]) -> Input:
         if x.channels == self.channels:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from unlabeled.core.build import seeded
 from unlabeled.core.contracts import BadInput, RunFailed
 from unlabeled.core.contracts.batch import Batch
-from unlabeled.core.data.items import Items
-from unlabeled.core.data.loading import Loader
+from unlabeled.core.data.loading import Loader, Source
 from unlabeled.core.data.plans import InOrder
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.schedules import warmup_cosine
@@ -69,9 +68,9 @@ class Classifier(nn.Module):
 
 def finetune(
     encoder: Encoder,
-    items: Items,
+    items: Source,
     labels: NDArray[np.int64],
-    test: Items,
+    test: Source,
     classes: int,
     *,
     lr: float,
@@ -110,7 +109,7 @@ def finetune(
     return predict(model, test)
 
 
-def predict(model: Classifier, items: Items, batch_size: int = 256) -> NDArray[np.float64]:
+def predict(model: Classifier, items: Source, batch_size: int = 256) -> NDArray[np.float64]:
     """Log-probabilities (M, K) of every item, in order. Raises BadInput where one cannot be read."""
     device = next(model.parameters()).device
     loader = Loader(items, model.encoder.specs, InOrder(len(items), batch_size), seed=0)

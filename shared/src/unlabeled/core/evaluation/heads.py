@@ -10,30 +10,35 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import KernelCenterer
 
+from unlabeled.core.contracts import MethodCard, RequestError
+
 log = logging.getLogger(__name__)
 
 Features = NDArray[np.floating]
 Targets = NDArray[np.int64]
+Scores = NDArray[np.float64]
 
-UNSEEN = np.log(1e-12)  # log-probability of a class that the labelled windows do not hold
+UNSEEN = -1e3  # log-probability of a class that the labelled windows do not hold
 
 
 class Head(Protocol):
-    """grid: what `path` is tried with; one value or none: nothing to choose."""
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """From strong to weak regularisation; empty where there is nothing to choose."""
+        ...
 
-    grid: tuple[float, ...]
-
-    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Scores]:
         """Scores (M, K) of the rows `out` (M, P), larger is likelier, for each value of `grid`, fitted on x (N, P), y (N,)."""
         ...
 
-    def loss(self, scores: Features, y: Targets) -> float:
+    def loss(self, scores: Scores, y: Targets) -> float:
         """Sum over rows of the loss this head is fitted with."""
         ...
 
@@ -45,7 +50,7 @@ class Logistic:
     grid: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
     max_iter: int = 2000
 
-    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Scores]:
         model = LogisticRegression(max_iter=self.max_iter, tol=1e-3, warm_start=True)
         for value in grid:
             with warnings.catch_warnings():
@@ -54,10 +59,13 @@ class Logistic:
             if model.n_iter_.max() >= self.max_iter:
                 log.warning("logistic regression with C = %g stopped at %d iterations", value, self.max_iter)
             scores = np.full((len(out), classes), UNSEEN)
-            scores[:, model.classes_] = model.predict_log_proba(out)
+            # from the logits: scikit-learn's log-probabilities are -inf where a probability rounds to 0
+            logits = model.decision_function(out)
+            logits = np.stack([np.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
+            scores[:, model.classes_] = log_softmax(logits, axis=1)
             yield scores
 
-    def loss(self, scores: Features, y: Targets) -> float:
+    def loss(self, scores: Scores, y: Targets) -> float:
         return -float(scores[np.arange(len(y)), y].sum())
 
 
@@ -70,7 +78,7 @@ class Ridge:
 
     grid: tuple[float, ...] = (10.0, 1.0, 0.1, 0.01, 0.001)
 
-    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Scores]:
         targets = self._targets(y, classes)
         middle = targets.mean(0)
         centre = KernelCenterer()
@@ -79,11 +87,11 @@ class Ridge:
         for value in grid:
             yield KernelRidge(alpha=value, kernel="precomputed").fit(inner, targets - middle).predict(outer) + middle
 
-    def loss(self, scores: Features, y: Targets) -> float:
+    def loss(self, scores: Scores, y: Targets) -> float:
         return float(((scores - self._targets(y, scores.shape[1])) ** 2).sum())
 
     @staticmethod
-    def _targets(y: Targets, classes: int) -> Features:
+    def _targets(y: Targets, classes: int) -> Scores:
         return 2.0 * np.eye(classes)[y] - 1.0
 
 
@@ -95,12 +103,21 @@ class Forest:
     trees: int = 100
     grid: tuple[float, ...] = ()
 
-    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Features]:
+    def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Scores]:
         model = RandomForestClassifier(self.trees, random_state=self.seed).fit(x, y)
         for _ in grid:
             scores = np.zeros((len(out), classes))
             scores[:, model.classes_] = model.predict_proba(out)
             yield scores
 
-    def loss(self, scores: Features, y: Targets) -> float:
+    def loss(self, scores: Scores, y: Targets) -> float:
         return float((scores.argmax(1) != y).sum())
+
+
+def head_of(card: MethodCard, seed: int = 0) -> Head:
+    """The head a baseline is read with: what follows the plus sign of its name."""
+    known: dict[str, Head] = {"logreg": Logistic(), "forest": Forest(seed), "ridge": Ridge()}
+    name = card.name.rpartition("+")[2]
+    if name not in known:
+        raise RequestError(f"the baseline {card.name!r} must end with +{', +'.join(known)}: the head it is read with")
+    return known[name]

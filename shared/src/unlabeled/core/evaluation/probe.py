@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
-from unlabeled.core.evaluation.heads import Targets, Features, Head, Logistic
+from unlabeled.core.evaluation.heads import Features, Head, Logistic, Scores, Targets
 
 PARTS = 3
 
@@ -20,7 +20,7 @@ PARTS = 3
 class Probed:
     """scores (M, K) of the test rows; the chosen value of the head's grid, None where there was nothing to choose."""
 
-    scores: Features
+    scores: Scores
     choice: float | None
 
 
@@ -34,12 +34,14 @@ def probe(
 ) -> Probed:
     """Fit on the labelled windows x (N, P), y (N,), cut from record (N,), and score the windows `test` (M, P).
 
+    head: logistic regression where none is given.
+
     Only labelled windows are used for the mean and deviation, for the choice and for the fit.
     """
-    head = head or Logistic()
-    mean, scale = x.mean(0), x.std(0)
-    scale = np.where(scale > 0, scale, 1.0).astype(x.dtype)
-    x, test = (x - mean) / scale, (test - mean) / scale
+    head = Logistic() if head is None else head
+    mean, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    scale = np.where(scale > 1e-6 * np.abs(mean), scale, 1.0)  # a constant column may still have rounding for spread
+    x, test = (((part - mean) / scale).astype(x.dtype) for part in (x, test))
     value = choose(x, y, record, classes, head) if len(head.grid) > 1 else None
     scores = next(iter(head.path(x, y, test, classes, [value if value is not None else 0.0])))
     return Probed(scores, value)
@@ -81,7 +83,7 @@ def splits(y: Targets, record: NDArray[np.int64]) -> list[tuple[NDArray[np.int64
     return [(np.flatnonzero(part != p), np.flatnonzero(part == p)) for p in range(PARTS)]
 
 
-def vote(scores: Features, record: NDArray[np.int64], records: NDArray[np.int64]) -> Features:
+def vote(scores: Scores, record: NDArray[np.int64], records: NDArray[np.int64]) -> Scores:
     """(T, K): mean score over the windows of each of `records` (T,); each has a window."""
     at = {int(r): i for i, r in enumerate(records)}
     rows = np.array([at[int(r)] for r in record])

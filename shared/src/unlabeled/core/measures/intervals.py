@@ -45,9 +45,7 @@ def difference(a: NDArray[np.int64], b: NDArray[np.int64], seed: int, resamples:
     """a - b, paired: the same resampled groups, the same draws, and the same seeds where both have equally many."""
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(f"confusions of shape {a.shape} and {b.shape} are not paired")
-    return _interval(
-        statistic(a) - statistic(b), _resampled(a, seed, resamples) - _resampled(b, seed, resamples)
-    )
+    return _interval(statistic(a) - statistic(b), _resampled(a, seed, resamples) - _resampled(b, seed, resamples))
 
 
 def _interval(mean: float, values: NDArray[np.float64]) -> Interval:

@@ -30,6 +30,7 @@ class TokenEncoder(Encoder):
 
     Every token carries its coordinate, so the features depend on where a token is and never on its place in the
     sequence: permuting tokens permutes the features, and dropping tokens equals masking them in the attention.
+    `Features.tokens` are those of the inputs; a class token shows in `Features.pooled` only.
 
     Raises RequestError where the options do not fit the specs.
     """

@@ -25,7 +25,7 @@ class Transformer(nn.Module):
         self.norm = LayerNorm(width)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        # a row without any valid token attends to its fillers, because a softmax over nothing is NaN
+        # a row without any valid token attends to its fillers, because an unfused softmax over nothing is NaN
         attend = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
         for block in self.blocks:
             x = block(x, attn_mask=attend)

@@ -105,7 +105,9 @@ def make_plan(recipe: Recipe, corpus: Corpus, items: Items, labels: Labels) -> P
     labels = Labels(labels.classes, np.where(has_window, labels.codes, UNLABELLED))
     for budget in recipe.study.budgets:
         if budget <= 0 or (isinstance(budget, float) and budget > 1):
-            raise RequestError(f"study.budgets: {budget} is neither a number of records per class nor a fraction up to 1.0")
+            raise RequestError(
+                f"study.budgets: {budget} is neither a number of records per class nor a fraction up to 1.0"
+            )
     made = []
     for number, test in enumerate(folds(corpus.groups, recipe.study.groups_per_fold)):
         train = tuple(sorted(set(corpus.groups) - set(test)))
@@ -113,7 +115,8 @@ def make_plan(recipe: Recipe, corpus: Corpus, items: Items, labels: Labels) -> P
         made.append(Fold(train, test))
     free = {"jobs"}
     settings = recipe.model_dump(
-        mode="json", exclude={"data": {"path"}, "study": free | {"labels"}, "trainer": {"workers", "tensorboard", "loop"}}
+        mode="json",
+        exclude={"data": {"path"}, "study": free | {"labels"}, "trainer": {"workers", "tensorboard", "loop"}},
     )
     contents = "\n".join(f"{r.key} {r.part} {r.sha256}" for r in corpus.rows)
     plan = Plan(

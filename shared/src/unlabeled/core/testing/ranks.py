@@ -56,6 +56,7 @@ class RankPool:
         """
         if not self._ranks:
             self._start()
+        # bytes between our own processes; `pipe.send` would share the tensors' memory with them
         task = pickle.dumps((target, args))
         for _, pipe in self._ranks:
             pipe.send_bytes(task)

@@ -82,7 +82,7 @@ class Denoiser(Method):
 
 
 class Distiller(Denoiser):
-    """The same with batch norm, an EMA teacher and a queue: running moments, frozen weights, a table and its pointer."""
+    """The same with batch norm, an EMA teacher and a queue: moments, frozen weights, a table and its pointer."""
 
     def _build(self) -> None:
         self.norm = nn.BatchNorm1d(WIDTH)
@@ -110,7 +110,7 @@ class Distiller(Denoiser):
     def after_step(self, ctx: Context) -> None:
         for slow, fast in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
             slow.lerp_(fast, 0.05)
-        at = (self.pointer + torch.arange(len(self._keys))) % len(self.queue)
+        at = (self.pointer + torch.arange(len(self._keys), device=self._keys.device)) % len(self.queue)
         self.queue[at] = self._keys.to(self.queue.dtype)
         self.pointer.add_(len(self._keys)).remainder_(len(self.queue))
 
@@ -148,7 +148,12 @@ def loader(source: Waves | None = None, workers: int = 0, batch_size: int = 4) -
 def identical(a: Any, b: Any) -> bool:
     """Whether two nested states are equal to the bit (NaN equals NaN)."""
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        return (
+            isinstance(b, Tensor)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and a.cpu().numpy().tobytes() == b.cpu().numpy().tobytes()
+        )
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(identical(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):

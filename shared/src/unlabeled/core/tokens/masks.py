@@ -1,7 +1,7 @@
 """Masks over tokens: which are kept and which are hidden, with exact counts, from given uniform draws.
 
-A row with n valid tokens keeps int(n * (1 - ratio)) of them and hides the rest, as He et al. 2022 (MAE); from two valid
-tokens on at least one is kept and one hidden, and a single one is kept. Sizes depend on L and the ratio only, so nothing
+A row with n valid tokens keeps int(n * (1 - ratio)) of them, but at least one, and hides the rest, as He et al. 2022
+(MAE). As 0 < ratio < 1, from two valid tokens on one is hidden at least. Sizes depend on L and the ratio only, so nothing
 waits for the device: shorter rows have entries that their `*_valid` marks False.
 """
 
@@ -27,7 +27,7 @@ class Mask(Moves):
 
 def kept(tokens: int, ratio: float) -> int:
     """How many of `tokens` valid tokens are kept."""
-    return min(max(int(tokens * (1 - ratio)), 1), max(tokens - 1, 1), tokens)
+    return min(max(int(tokens * (1 - ratio)), 1), tokens)
 
 
 def random_mask(valid: Tensor, ratio: float, noise: Tensor) -> Mask:
@@ -59,7 +59,7 @@ def _keep_lowest(score: Tensor, valid: Tensor, ratio: float) -> Mask:
     order = score.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
     n = valid.sum(1, keepdim=True)
     # the same arithmetic as `kept`: a product of doubles, rounded down
-    keep_n = (n.to(torch.float64) * (1 - ratio)).long().clamp_min(1).minimum((n - 1).clamp_min(1)).minimum(n)
+    keep_n = (n.to(torch.float64) * (1 - ratio)).long().clamp_min(1).minimum(n)
     slots = torch.arange(length, device=valid.device)
     at = keep_n + slots[: length - k]
     return Mask(

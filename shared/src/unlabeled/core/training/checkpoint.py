@@ -9,6 +9,7 @@ A file is what `torch.save` writes, followed by MAGIC and the SHA-256 of all bef
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -61,9 +62,14 @@ def save(folder: Path, state: State, keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, state["step"])
     write_atomic(path, lambda temp: write(state, temp))
-    for old in saved(folder)[keep:]:
-        old.unlink()
+    prune(folder, keep)
     return path
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep`; done at a start too, since a kill may have come before it."""
+    for old in saved(folder)[keep:]:
+        old.unlink(missing_ok=True)
 
 
 def read(path: Path) -> State:
@@ -96,9 +102,12 @@ def newest(folder: Path) -> State | None:
     for path in paths:
         try:
             return read(path)
+        except FileNotFoundError:
+            continue  # another rank has just set it aside
         except RunFailed as error:
             log.warning("%s", error)
-            path.replace(path.with_suffix(".broken"))
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(path.with_suffix(".broken"))
     if paths:
         raise RunFailed(f"no checkpoint in {folder} can be read; start the run anew in another folder")
     return None

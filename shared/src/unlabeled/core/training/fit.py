@@ -71,7 +71,7 @@ def fit(
     """Train `method`, in place, to `recipe.max_steps` completed steps, writing metrics and checkpoints into `run`.
 
     Resumed on the CPU with the same thread count, weights and losses equal those of an uninterrupted run to the bit,
-    whichever loop did which part. SIGINT or SIGTERM lets the step finish, saves, and raises KeyboardInterrupt.
+    whichever loop did which part. SIGINT, SIGTERM or SIGUSR1 lets the step finish, saves, and raises KeyboardInterrupt.
 
     on_progress(done, max_steps, line) is called every `log_every` steps on rank 0 with the last line of metrics.jsonl
     and "embedding", the last step's (B, D) tensor; what it raises ends the run.
@@ -82,9 +82,12 @@ def fit(
     kind = device_kind(recipe.trainer)
     folder = run / "checkpoints"
     if not resume and checkpoint.saved(folder):
-        raise RequestError(f"{run} holds a run already; resume it with `pretrain --resume {run}` or name another folder")
+        raise RequestError(
+            f"{run} holds a run already; resume it with `pretrain --resume {run}` or name another folder"
+        )
     with reproducible(recipe.trainer, kind), Interrupt() as interrupt:
         state = checkpoint.newest(folder)
+        checkpoint.prune(folder, recipe.trainer.keep)
         start = state["step"] if state else 0
         session = Session(method, loader, recipe, run, state, interrupt, on_progress)
         if start >= recipe.max_steps:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
@@ -20,12 +21,11 @@ from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.training.session import Session
 
 # buffers are equal on all ranks already (norms reduce over ranks) and queues are large, so that they are not sent at
-# every step; torch gave the option its new name in 2.14
-KEEP_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(DistributedDataParallel).parameters
-)
+# every step; newer torch gave the option a new name
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+KEEP_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False
+}
 
 
 class Driven(pl.LightningModule):
@@ -77,7 +77,9 @@ def drive(session: Session, kind: str) -> None:
         trainer = pl.Trainer(
             accelerator=kind,
             devices=devices,
-            strategy=DDPStrategy(**{KEEP_BUFFERS: False}) if devices > 1 else "auto",
+            strategy=DDPStrategy(**KEEP_BUFFERS) if devices > 1 else "auto",
+            # left on, SIGUSR1 would make a checkpoint of Lightning's, which its next start would prefer to ours
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_steps=session.recipe.max_steps - session.done,
             logger=False,
             enable_checkpointing=False,

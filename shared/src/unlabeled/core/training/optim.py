@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from unlabeled.core.schedules import warmup_cosine, wsd
 _TABLE = re.compile(r"token|pos")
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Learned parameters in two groups, with and without weight decay.
 
     Not decayed: what has at most one axis (biases, norms, scales), learned tokens, tables of positions. A pull towards

@@ -1,0 +1,87 @@
+"""The demo: real wrist recordings, from files to a verdict."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+
+from unlabeled.biosignal.baselines import Hand
+from unlabeled.biosignal.samples import watch
+from unlabeled.core.cli.inspect import report, show
+from unlabeled.core.cli.shell import out, progress
+from unlabeled.core.contracts.domain import domain
+from unlabeled.core.contracts.recipe import Recipe, read_recipe
+
+REAL = "real: 140 recordings of a smartwatch by 10 people, 7 shoulder exercises (seglearn 1.2.5)"
+
+
+def demo(to: Path) -> None:
+    """Inspect, pretrain and study on the watch recordings, into the folder `to`; goes on where it stopped."""
+    from unlabeled.core.studies import render, study
+
+    folder = watch(to / "recordings")
+    recipe = _recipe(folder)
+    out.rule("inspect: what is in the recordings")
+    with progress("reading") as update:
+        found = report(domain("biosignal"), recipe.data, update)
+    show(found)
+
+    out.rule("study: pretrain without labels on the subjects that stay, test on those left out")
+    with progress("study") as update:
+        result = study(recipe, to / "study", update, real=REAL)
+    out.print(REAL, markup=False)
+    out.print(render(result))
+
+    out.rule("what mirroring the left wrist alone is worth")
+    out.print(_mirroring(recipe), markup=False)
+
+    out.rule("where everything lies")
+    for what, path in (
+        ("recordings and labels", folder),
+        ("every number of the table", to / "study" / "study.json"),
+        ("pretraining runs, each with its bundle", to / "study" / "pretraining"),
+    ):
+        out.print(f"{what}: {path}", markup=False)
+
+
+def _recipe(folder: Path) -> Recipe:
+    with as_file(files("unlabeled.biosignal") / "recipes" / "simclr-watch.yaml") as path:
+        recipe = read_recipe(path)
+    study = recipe.study.model_copy(update={"labels": folder / "labels.csv"})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": folder}), "study": study})
+
+
+def _mirroring(recipe: Recipe) -> str:
+    """Hand features and logistic regression at the smallest budget, with and without the conversion, paired."""
+    from unlabeled.core.studies.jobs import Scorer, open_corpus, training_specs, windows
+    from unlabeled.core.studies.plan import title
+    from unlabeled.core.studies.run import planned
+
+    from unlabeled.core.measures.confusion import confusion
+    from unlabeled.core.measures.intervals import difference, interval
+
+    found = {}
+    for name, conversions in (("mirrored", recipe.data.conversions), ("as recorded", ())):
+        data = recipe.data.model_copy(update={"conversions": conversions})
+        study = recipe.study.model_copy(update={"budgets": recipe.study.budgets[:1]})
+        one = recipe.model_copy(update={"data": data, "study": study})
+        plan, _ = planned(one)
+        groups = sorted(set(plan.groups))
+        k = len(plan.classes)
+        confusions = np.zeros((1, plan.draws, len(groups), k, k), np.int64)
+        for fold in range(len(plan.folds)):
+            corpus = open_corpus(one, plan)
+            items = windows(one, corpus.normalised(specs=training_specs(one, corpus, plan.folds[fold])))
+            scorer = Scorer(plan, fold, items.record)
+            features = Hand().features([items.sample(i) for i in range(len(items))])
+            predicted = np.array(scorer.frozen(features)[0][title(plan.budgets[0])])
+            labels = np.array(plan.labels)[scorer.test]
+            for group in plan.folds[fold].test:
+                at = np.array([plan.groups[r] == group for r in scorer.test])
+                confusions[0, :, groups.index(group)] += confusion(labels[at], predicted[:, at], k)
+        found[name] = confusions
+    gain = difference(found["mirrored"], found["as recorded"], recipe.seed)
+    rows = [f"{name}: {interval(c, recipe.seed)}" for name, c in found.items()]
+    return f"hand features, 1 recording per class, macro-F1: {'; '.join(rows)}; difference {gain}"

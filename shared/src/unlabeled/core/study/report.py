@@ -1,0 +1,167 @@
+"""study.json: every score, every difference, every choice, and the verdict, from the files of the jobs."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlabeled.core.evaluation.labels import UNLABELLED
+from unlabeled.core.measures.confusion import confusion
+from unlabeled.core.measures.intervals import RESAMPLES, Interval, difference, interval
+from unlabeled.core.study.jobs import FROZEN, OURS, RANDOM, TUNED, fold_name, result, seed_name
+from unlabeled.core.study.plan import Plan, title
+from unlabeled.core.study.verdict import RULE, word
+
+Confusions = dict[str, dict[str, NDArray[np.int64]]]
+
+PROTOCOL = {
+    "metric": "macro-F1 over records; a record is voted by the mean score of its windows; confusions are summed over folds",
+    "splits": "groups left out; pretraining and normaliser see the training groups only",
+    "frozen": "standardised features, multinomial logistic regression; the regularisation of every start is chosen from one "
+    "grid by the held-out loss within the labelled records of the draw",
+    "baselines": "their features are fitted, without labels, on all training windows, as pretraining is",
+    "joined": "the simple features beside the embedding of the same window, with the same head",
+    "fine-tuned": "all weights; the learning rate of each start and fold is chosen from one grid by its first seed on held-out "
+    "training groups, whose labels come on top of the label budget, for both starts alike; pretraining saw these groups "
+    "without labels",
+    "random weights": "the same encoder with the weights from which pretraining of this seed began",
+    "interval": f"95 %, percentiles of {RESAMPLES} resamples of groups and seeds; draws are averaged; differences are paired",
+}
+
+
+def assemble(plan: Plan, out: Path, simple: list[str], joined: str | None) -> dict[str, Any]:
+    """Everything that follows from the plan and the jobs' files. simple: names of the baselines."""
+    results = _results(plan, out)
+    confusions = collect(plan, results)
+    labels = np.array(plan.labels)
+    return {
+        "n": {
+            "records": len(labels),
+            "labelled_records": int((labels != UNLABELLED).sum()),
+            "records_without_label_or_window": int((labels == UNLABELLED).sum()),
+            "groups": len(set(plan.groups)),
+            "tested_groups": len(tested(plan)),
+            "records_of_class": {c: int((labels == i).sum()) for i, c in enumerate(plan.classes)},
+        },
+        "folds": [{"train": list(f.train), "test": list(f.test)} for f in plan.folds],
+        "seeds": list(plan.seeds),
+        "budgets": {title(b): [len(plan.label_draws(f, b)[0]) for f in range(len(plan.folds))] for b in plan.by_size()},
+        "scores": {
+            start: {
+                budget: {**vars(interval(c, plan.seed)), "seeds": c.shape[0], "draws": c.shape[1]}
+                for budget, c in by_budget.items()
+            }
+            for start, by_budget in confusions.items()
+        },
+        **compare(plan, confusions, simple, joined),
+        "choices": _choices(results),
+        "learning_rates": [
+            {"fold": f, "start": start, **chosen}
+            for f in range(len(plan.folds))
+            for start, chosen in results[seed_name(f, plan.seeds[0])]["lr"].items()
+        ],
+        "protocol": PROTOCOL,
+        "recipe": plan.recipe,
+        "data_sha256": plan.data,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("unlabeled-core", "torch", "numpy", "scikit-learn")},
+        },
+        "job_seconds": round(sum(r["seconds"] for r in results.values()), 1),
+        "pretraining_seconds": round(sum(r.get("pretraining_seconds", 0.0) for r in results.values()), 1),
+    }
+
+
+def _results(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
+    names = [fold_name(f) for f in range(len(plan.folds))]
+    names += [seed_name(f, s) for f in range(len(plan.folds)) for s in plan.seeds]
+    return {name: json.loads(result(out, name).read_text()) for name in names}
+
+
+def tested(plan: Plan) -> list[str]:
+    """Groups with a labelled record, in order."""
+    return sorted({plan.groups[i] for i in plan.of(tuple(set(plan.groups)))})
+
+
+def collect(plan: Plan, results: dict[str, dict[str, Any]]) -> Confusions:
+    """start -> budget -> confusions (S, D, G, K, K) over all folds."""
+    where = {g: i for i, g in enumerate(tested(plan))}
+    labels, k = np.array(plan.labels), len(plan.classes)
+    out: Confusions = {}
+
+    def put(job: dict[str, Any], first: int, seeds: int | None) -> None:
+        records = np.array(job["test_records"], np.int64)
+        for start, by_budget in job["predictions"].items():
+            for budget, rows in by_budget.items():
+                predicted = np.array(rows, np.int64).reshape(len(rows), len(rows[0]), len(records))
+                shape = (seeds or len(rows), len(rows[0]), len(where), k, k)
+                into = out.setdefault(start, {}).setdefault(budget, np.zeros(shape, np.int64))
+                for group in sorted({plan.groups[r] for r in records}):
+                    at = np.array([plan.groups[r] == group for r in records])
+                    into[first : first + len(rows), :, where[group]] += confusion(
+                        labels[records[at]], predicted[:, :, at], k
+                    )
+
+    for fold in range(len(plan.folds)):
+        put(results[fold_name(fold)], 0, None)
+        for number, seed in enumerate(plan.seeds):
+            put(results[seed_name(fold, seed)], number, len(plan.seeds))
+    return out
+
+
+def compare(plan: Plan, confusions: Confusions, simple: list[str], joined: str | None) -> dict[str, Any]:
+    """All differences, and the verdict on those fixed in advance."""
+    rows: list[dict[str, Any]] = []
+    frozen, tuned = f"{OURS}, {FROZEN}", f"{OURS}, {TUNED}"
+    with_simple = f"{OURS} + {joined}" if joined else None
+    controls = [(frozen, f"{RANDOM}, {FROZEN}"), (tuned, f"{RANDOM}, {TUNED}")]
+    if with_simple:
+        controls.append((with_simple, f"{RANDOM} + {joined}"))
+    mine = [s for s in (frozen, tuned, with_simple) if s]
+    best: dict[str, str] = {}
+    for budget in (title(b) for b in plan.by_size()):
+        pairs = controls + [(a, b) for b in simple for a in mine]
+        rows += [_row(plan, confusions, budget, a, b) for a, b in pairs]
+        if simple:
+            best[budget] = max(simple, key=lambda b, at=budget: interval(confusions[b][at], plan.seed).mean)  # type: ignore[misc]
+    first = title(plan.by_size()[0])
+
+    def found(a: str, b: str) -> dict[str, Any]:
+        return next(r for r in rows if (r["budget"], r["a"], r["b"]) == (first, a, b))
+
+    verdict: dict[str, Any] = {
+        "rule": RULE,
+        "budget": first,
+        "against_random": {**found(*controls[0]), "fine_tuned": found(*controls[1])},
+    }
+    if simple:
+        main = with_simple or frozen
+        verdict["against_simple"] = {**found(main, best[first]), "alone": found(frozen, best[first])}
+    else:
+        verdict["against_simple"] = {"word": "cannot tell", "why": "the domain declares no simple baseline"}
+    return {"differences": rows, "best_simple": best, "verdict": verdict}
+
+
+def _row(plan: Plan, confusions: Confusions, budget: str, a: str, b: str) -> dict[str, Any]:
+    left, right = confusions[a][budget], confusions[b][budget]
+    draws = min(left.shape[1], right.shape[1])  # fine-tuned starts have fewer: the first draws are everybody's
+    found: Interval = difference(left[:, :draws], right[:, :draws], plan.seed)
+    return {"budget": budget, "a": a, "b": b, **vars(found), "word": word(found), "draws": draws}
+
+
+def _choices(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
+    """start -> budget -> how often each value was chosen."""
+    counted: dict[str, dict[str, Counter[str]]] = {}
+    for job in results.values():
+        for start, by_budget in job["choices"].items():
+            for budget, rows in by_budget.items():
+                values = [f"{v:g}" for row in rows for v in row if v is not None]
+                counted.setdefault(start, {}).setdefault(budget, Counter()).update(values)
+    return {start: {b: dict(sorted(c.items())) for b, c in of.items()} for start, of in counted.items()}

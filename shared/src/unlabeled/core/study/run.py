@@ -1,0 +1,102 @@
+"""study(recipe, out): plan, run the jobs, write study.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from unlabeled.core.contracts import RequestError
+from unlabeled.core.contracts.domain import domain
+from unlabeled.core.contracts.recipe import Recipe
+from unlabeled.core.data.corpus import Corpus
+from unlabeled.core.evaluation.heads import head_of
+from unlabeled.core.evaluation.labels import read_labels
+from unlabeled.core.files import write_json
+from unlabeled.core.study.jobs import (
+    baseline_job,
+    fold_name,
+    joined_with,
+    result,
+    seed_job,
+    seed_name,
+    simple_name,
+    windows,
+)
+from unlabeled.core.study.plan import Plan, as_json, make_plan
+from unlabeled.core.study.report import assemble
+from unlabeled.core.study.runner import Job, run
+
+OnProgress = Callable[[int, int, str], None]
+
+
+def study(recipe: Recipe, out: Path, on_progress: OnProgress | None = None, real: str = "") -> dict[str, Any]:
+    """Was pretraining worth it? Writes `out`/study.json and returns it.
+
+    real: what the caller says the data are ("real: 140 recordings of 10 people", "synthetic"). on_progress(done, total,
+    what) after each job. An interrupted study goes on from `out`. Raises RequestError (no labels, unusable labels or
+    folds, `out` holds another study), Leakage, and whatever reading and pretraining raise.
+    """
+    began = time.monotonic()
+    recipe = _absolute(recipe)
+    plan, n_windows = planned(recipe)
+    _claim(out, plan)
+    jobs = [
+        Job(fold_name(f), result(out, fold_name(f)), partial(baseline_job, recipe, plan, f, out))
+        for f in range(len(plan.folds))
+    ]
+    for number, seed in enumerate(plan.seeds):
+        for f in range(len(plan.folds)):
+            name = seed_name(f, seed)
+            # the first seed chooses the learning rates of its fold
+            after = fold_name(f) if number == 0 else seed_name(f, plan.seeds[0])
+            jobs.append(Job(name, result(out, name), partial(seed_job, recipe, plan, f, seed, out), (after,)))
+    run(jobs, recipe.study.jobs, on_progress)
+    joined = joined_with(recipe)
+    report = assemble(
+        plan, out, [c.name for c in domain(recipe.domain).baselines], simple_name(joined) if joined else None
+    )
+    report["n"]["windows"] = n_windows
+    report["data"] = {"what": real, "domain": recipe.domain, "sha256": report.pop("data_sha256")}
+    report["wall_seconds"] = round(time.monotonic() - began, 1)
+    write_json(out / "study.json", report)
+    return report
+
+
+def planned(recipe: Recipe) -> tuple[Plan, int]:
+    """The plan, and the number of windows. Checks all that can be wrong before anything is computed."""
+    if recipe.study.labels is None:
+        raise RequestError("study.labels is missing: name a CSV with the columns key and label")
+    for card in domain(recipe.domain).baselines:
+        head_of(card)
+    everything = Corpus.open(domain(recipe.domain), recipe.data.model_copy(update={"groups": None}))
+    corpus = everything if recipe.data.groups is None else everything.only(recipe.data.groups)
+    keys = [r.key for r in corpus.rows]
+    elsewhere = {r.key for r in everything.manifest} - set(keys)
+    labels = read_labels(recipe.study.labels, keys, elsewhere)
+    items = windows(recipe, corpus)
+    return make_plan(recipe, corpus, items, labels), len(items)
+
+
+def _claim(out: Path, plan: Plan) -> None:
+    """Write the plan into `out`, or find the same one there."""
+    file = out / "plan.json"
+    wanted = json.loads(json.dumps(as_json(plan)))
+    if file.exists():
+        if json.loads(file.read_text()) != wanted:
+            raise RequestError(
+                f"{out} holds a study of another recipe, other labels or other data; choose another folder"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise RequestError(f"{out} is not empty and no study; choose another folder")
+    (out / "jobs").mkdir(parents=True, exist_ok=True)
+    write_json(file, wanted)
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    data = recipe.data.model_copy(update={"path": recipe.data.path.expanduser().resolve()})
+    labels = recipe.study.labels and recipe.study.labels.expanduser().resolve()
+    return recipe.model_copy(update={"data": data, "study": recipe.study.model_copy(update={"labels": labels})})

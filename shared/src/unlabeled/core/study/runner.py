@@ -1,0 +1,82 @@
+"""Run jobs side by side in fresh processes; each leaves a file, so an interrupted study goes on where it stood."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """`call`, which can be pickled, writes `file`; `after` names jobs it reads from."""
+
+    name: str
+    file: Path
+    call: Callable[[], Any]
+    after: tuple[str, ...] = ()
+
+
+def run(jobs: Sequence[Job], processes: int, on_done: Callable[[int, int, str], None] | None = None) -> None:
+    """Run every job whose file is missing, each after those it needs, in the order given.
+
+    on_done(done, total, name) is called once at the start with the name "" and after every job. An error of a job, or
+    KeyboardInterrupt, ends the other processes (pretraining saves a checkpoint first) and is raised.
+    """
+    done = {job.name for job in jobs if job.file.exists()}
+    left = [job for job in jobs if job.name not in done]
+    report = on_done or (lambda done, total, name: None)
+    report(len(done), len(jobs), "")
+    if not left:
+        return
+    before = set(multiprocessing.active_children())
+    with _single_threaded():
+        pool = ProcessPoolExecutor(min(processes, len(left)), multiprocessing.get_context("spawn"), _start)
+        try:
+            running: dict[Future[Any], Job] = {}
+            while left or running:
+                # never more than the processes can take, so that nothing is queued when they are told to stop
+                for job in [j for j in left if done.issuperset(j.after)][: processes - len(running)]:
+                    left.remove(job)
+                    running[pool.submit(job.call)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    future.result()
+                    done.add(job.name)
+                    report(len(done), len(jobs), job.name)
+        except BaseException:
+            for child in set(multiprocessing.active_children()) - before:
+                child.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        pool.shutdown(wait=True)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started inside compute with one thread: they share the machine, and sums then have one order."""
+    name = "OMP_NUM_THREADS"
+    old = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = old
+
+
+def _start() -> None:
+    """In each process: an interrupt at the terminal is the parent's to handle."""
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,69 @@
+"""The study as a table and two sentences."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """One row per start, one column per budget: macro-F1 with its 95 % interval."""
+    n = report["n"]
+    made = Table(
+        title=f"{n['labelled_records']} labelled records of {n['tested_groups']} groups, {len(n['records_of_class'])} classes",
+        caption="macro-F1 [95 % interval over groups and seeds], groups left out, vote per record",
+    )
+    made.add_column("start")
+    for budget, records in report["budgets"].items():
+        made.add_column(f"{budget}\n({_span(records)} records)")
+    for start, scores in report["scores"].items():
+        made.add_row(start, *(_cell(scores[budget]) for budget in report["budgets"]))
+    return made
+
+
+def sentences(report: Mapping[str, Any]) -> list[str]:
+    """The two parts of the verdict, and what stands beside each."""
+    verdict = report["verdict"]
+    lines = [
+        f"At {verdict['budget']}, against random weights: {_said(verdict['against_random'])}",
+        f"  beside it: {_said(verdict['against_random']['fine_tuned'])}",
+    ]
+    simple = verdict["against_simple"]
+    if "why" in simple:
+        return [*lines, f"At {verdict['budget']}, against simple baselines: {simple['word']}; {simple['why']}"]
+    return [
+        *lines,
+        f"At {verdict['budget']}, against the best simple baseline: {_said(simple)}",
+        f"  beside it: {_said(simple['alone'])}",
+    ]
+
+
+def render(report: Mapping[str, Any]) -> Group:
+    return Group(table(report), *(Text(line) for line in sentences(report)))
+
+
+def text(report: Mapping[str, Any], width: int = 120) -> str:
+    """The same in plain characters."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(render(report))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    return f"{row['word']} ({row['a']} - {row['b']}: {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
+
+
+def _cell(score: Mapping[str, Any]) -> str:
+    return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def _span(records: list[int]) -> str:
+    low, high = min(records), max(records)
+    return str(low) if low == high else f"{low} to {high}"

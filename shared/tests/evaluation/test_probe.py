@@ -1,0 +1,70 @@
+import numpy as np
+
+from unlabeled.core.evaluation.heads import Forest, Logistic, Ridge
+from unlabeled.core.evaluation.probe import choose, probe, splits, vote
+
+# 2 classes, 2 records each, 6 windows a record
+RECORD = np.repeat([4, 7, 9, 11], 6)
+LABEL = np.repeat([0, 0, 1, 1], 6)
+
+
+def test_whole_records_are_held_out_where_every_class_has_two() -> None:
+    # fewest records of a class: 2, so two folds, each with one record of each class outside
+    found = splits(LABEL, RECORD)
+    assert len(found) == 2
+    for inside, outside in found:
+        assert not set(RECORD[inside]) & set(RECORD[outside])
+        assert sorted(LABEL[outside]) == [0] * 6 + [1] * 6
+    assert sorted(np.concatenate([o for _, o in found])) == list(range(24))
+
+
+def test_stretches_of_time_are_held_out_where_a_class_has_one_record() -> None:
+    # records 4 and 9 alone: windows 0-1, 2-3, 4-5 of each are held out in turn
+    record, label = np.repeat([4, 9], 6), np.repeat([0, 1], 6)
+    held = [sorted(o.tolist()) for _, o in splits(label, record)]
+    assert held == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+
+
+def test_noise_is_regularised_and_signal_is_not() -> None:
+    # labels that no feature knows: the held-out loss is least where the head says 1/2; a wide gap: where it is boldest
+    rng = np.random.default_rng(0)
+    record, label = np.repeat(np.arange(12), 4), np.repeat(np.arange(12) % 2, 4)
+    noise = rng.normal(size=(48, 20))
+    gap = noise + 8.0 * (2 * label[:, None] - 1)
+    for head in (Logistic(), Ridge()):
+        assert choose(noise, label, record, 2, head) == head.grid[0]
+    assert choose(gap, label, record, 2, Logistic()) == Logistic().grid[-1]
+
+
+def test_nothing_can_be_chosen_from_one_window_per_class() -> None:
+    found = probe(np.array([[0.0], [1.0]]), np.array([0, 1]), np.array([0, 1]), np.array([[-3.0], [4.0]]), 2)
+    assert found.choice == Logistic().grid[2]
+    assert found.scores.argmax(1).tolist() == [0, 1]
+    assert (
+        probe(np.array([[0.0], [1.0]]), np.array([0, 1]), np.array([0, 1]), np.zeros((1, 1)), 2, Forest()).choice
+        is None
+    )
+
+
+def test_units_do_not_matter() -> None:
+    # standardised with the labelled windows' own mean and deviation: any positive scale and offset per column cancels
+    rng = np.random.default_rng(1)
+    x, test = rng.normal(size=(24, 3)) + LABEL[:, None], rng.normal(size=(10, 3))
+    a, b = np.array([1e-3, 1.0, 50.0]), np.array([7.0, 0.0, -3.0])
+    one, two = probe(x, LABEL, RECORD, test, 2), probe(x * a + b, LABEL, RECORD, test * a + b, 2)
+    assert one.choice == two.choice
+    np.testing.assert_allclose(one.scores, two.scores, atol=1e-6)
+
+
+def test_a_constant_column_changes_nothing() -> None:
+    rng = np.random.default_rng(2)
+    x, test = rng.normal(size=(24, 3)) + LABEL[:, None], rng.normal(size=(10, 3))
+    flat = probe(np.hstack([x, np.full((24, 1), 0.1)]), LABEL, RECORD, np.hstack([test, np.full((10, 1), 0.1)]), 2)
+    np.testing.assert_allclose(flat.scores, probe(x, LABEL, RECORD, test, 2).scores, atol=1e-6)
+
+
+def test_windows_vote_by_their_mean() -> None:
+    # record 5: (0.9 + 0.2 + 0.2) / 3 for class 0 against (0.1 + 0.8 + 0.8) / 3; record 2 has one window
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.2, 0.8]])
+    votes = vote(scores, np.array([5, 5, 2, 5]), np.array([2, 5]))
+    np.testing.assert_allclose(votes, [[0.6, 0.4], [1.3 / 3, 1.7 / 3]])

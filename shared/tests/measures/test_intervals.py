@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from unlabeled.core.measures.intervals import difference, interval, statistic
+
+Confusions = NDArray[np.int64]
+
+
+def drawn(seed: int, shape: tuple[int, int, int] = (3, 2, 10), classes: int = 3) -> Confusions:
+    return np.random.default_rng(seed).integers(0, 6, (*shape, classes, classes))
+
+
+def test_the_statistic_is_the_mean_over_seeds_and_draws_of_the_pooled_score() -> None:
+    # two seeds: all right (1) and all wrong (0) on two groups; pooled over groups first, then the mean: 0.5
+    right, wrong = np.diag([2, 2]), np.array([[0, 2], [2, 0]])
+    assert statistic(np.stack([[[right, right]], [[wrong, wrong]]])) == 0.5
+
+
+def test_a_start_against_itself_differs_by_exactly_nothing() -> None:
+    a = drawn(0)
+    found = difference(a, a.copy(), seed=3)
+    assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_one_group_and_one_seed_leave_nothing_to_resample() -> None:
+    a = drawn(1, (1, 4, 1))
+    found = interval(a, seed=0)
+    assert found.low == pytest.approx(found.mean, abs=1e-12)
+    assert found.high == pytest.approx(found.mean, abs=1e-12)
+
+
+def test_seeds_are_paired_where_both_sides_have_them() -> None:
+    # seed 0 is all right, seed 1 all wrong. Against itself every resample of seeds cancels. Against one perfect seed the
+    # difference is 0, -1/2 or -1 with chances 1/4, 1/2, 1/4, so the 2.5 and 97.5 percentiles are -1 and 0.
+    right, wrong = np.diag([2, 2]), np.array([[0, 2], [2, 0]])
+    two = np.stack([[[right] * 4], [[wrong] * 4]])
+    assert (difference(two, two, seed=0).low, difference(two, two, seed=0).high) == (0.0, 0.0)
+    found = difference(two, two[:1], seed=0)
+    assert (found.mean, found.low, found.high) == (-0.5, -1.0, 0.0)
+
+
+def test_groups_are_paired() -> None:
+    # every group is either all right or all wrong for both sides, which differ in one record of each wrong group: the
+    # paired interval must be far narrower than either side's own
+    right, wrong, nearly = np.diag([5, 5]), np.array([[0, 5], [5, 0]]), np.array([[1, 4], [5, 0]])
+    a = np.stack([right, nearly] * 6)[None, None]
+    b = np.stack([right, wrong] * 6)[None, None]
+    paired, own = difference(a, b, seed=0), interval(a, seed=0)
+    assert paired.high - paired.low < 0.25 * (own.high - own.low)
+    assert paired.low > 0
+
+
+def test_repeats_with_the_seed_and_differs_with_another() -> None:
+    a = drawn(2)
+    assert interval(a, 5) == interval(a, 5)
+    assert interval(a, 5) != interval(a, 6)
+
+
+def test_unpaired_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="not paired"):
+        difference(drawn(0, (3, 2, 10)), drawn(0, (3, 1, 10)), seed=0)
+
+
+def test_coverage_on_simulated_groups() -> None:
+    # 25 groups of 20 records of each of two classes; a group's chance of being right is a normal around 0.75 with
+    # deviation 0.1, so by symmetry the true macro-F1 is 0.75. A 95 % percentile interval over 25 groups covers it in
+    # about 93 % of 200 trials, with a binomial deviation of 1.8 %: three deviations below 0.93 is 0.875.
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        p = np.clip(rng.normal(0.75, 0.1, 25), 0, 1)
+        hits = rng.binomial(20, p[:, None], (25, 2))
+        confusions = np.stack(
+            [np.stack([hits[:, 0], 20 - hits[:, 0]], -1), np.stack([20 - hits[:, 1], hits[:, 1]], -1)], 1
+        )
+        found = interval(confusions[None, None], seed=trial, resamples=500)
+        covered += found.low <= 0.75 <= found.high
+    assert 0.875 <= covered / 200 <= 0.99
