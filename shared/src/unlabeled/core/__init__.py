@@ -7,11 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unlabeled.core.evaluation.evaluate import embed as embed
-    from unlabeled.core.evaluation.evaluate import evaluate as evaluate
-
     from unlabeled.core.bundle import load_bundle as load_bundle
     from unlabeled.core.contracts.recipe import read_recipe as read_recipe
+    from unlabeled.core.evaluation.evaluate import embed as embed
+    from unlabeled.core.evaluation.evaluate import evaluate as evaluate
     from unlabeled.core.pretraining import pretrain as pretrain
     from unlabeled.core.study import study as study
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from unlabeled.core.training.fit import fit
 
+from unlabeled.core import ranks
 from unlabeled.core.build import build_method
 from unlabeled.core.bundle import save_bundle
 from unlabeled.core.contracts import RequestError
@@ -25,6 +25,7 @@ from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.plans import Uniform
 from unlabeled.core.files import write_atomic
 from unlabeled.core.nn.base import Encoder
+from unlabeled.core.training.fit import fit
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +49,12 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
     print_of_data = fingerprint_of(corpus)
     if resuming and (run / "data.sha256").exists() and (run / "data.sha256").read_text() != print_of_data:
         raise RequestError(f"{recipe.data.path} changed since {run} began, so it cannot be resumed; start a new run")
-    write_atomic(run / "data.sha256", print_of_data.encode())
-    corpus.manifest.save(run / "manifest.parquet")
-    splits = [{"group": g, "split": "pretrain"} for g in sorted(set(corpus.groups))]
-    splits += [{"group": g, "split": "held out"} for g in held_out]
-    write_atomic(run / "splits.parquet", lambda temp: pq.write_table(pa.Table.from_pylist(splits), temp))
+    if ranks.leader():
+        write_atomic(run / "data.sha256", print_of_data.encode())
+        corpus.manifest.save(run / "manifest.parquet")
+        splits = [{"group": g, "split": "pretrain"} for g in sorted(set(corpus.groups))]
+        splits += [{"group": g, "split": "held out"} for g in held_out]
+        write_atomic(run / "splits.parquet", lambda temp: pq.write_table(pa.Table.from_pylist(splits), temp))
 
     method = build_method(recipe, corpus.domain, corpus.specs)
     loader = Loader(
@@ -64,6 +66,8 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
         workers=recipe.trainer.workers,
     )
     result = fit(method, loader, recipe, run, resume=resuming, on_progress=on_progress)
+    if not ranks.leader():
+        return bundle
     encoder = method.encoder
     assert isinstance(encoder, Encoder)
     data = {"records": len(corpus), "items": len(items), "sha256": print_of_data}
@@ -99,6 +103,8 @@ def _absolute(recipe: Recipe) -> Recipe:
 def _claim(run: Path, recipe: Recipe) -> bool:
     """True where `run` already holds this recipe; otherwise make the folder and write the recipe into it."""
     saved = run / "recipe.yaml"
+    if not ranks.leader():  # the first rank writes, and may not have begun
+        return True
     if saved.exists():
         before, now = read_recipe(saved), recipe
         if _computed(before) != _computed(now):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def build(domain: Domain) -> typer.Typer:
             recipe, to = resume / "recipe.yaml", resume
         elif recipe is None or to is None:
             raise RequestError("say which recipe and where to: pretrain RECIPE -o RUN, or pretrain --resume RUN")
-        elif (to / "recipe.yaml").exists():
+        elif (to / "recipe.yaml").exists() and not _follower():
             raise RequestError(f"{to} already holds a run; go on with it by --resume {to}, or choose another folder")
         from unlabeled.core.pretraining import pretrain as train
 
@@ -143,6 +144,11 @@ def build(domain: Domain) -> typer.Typer:
             load(domain.demo)(to)
 
     return app
+
+
+def _follower() -> bool:
+    """Whether a launcher started this process as another rank of a run; told from its variables, without torch."""
+    return any(int(os.environ.get(name, "0")) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
 def _loss(values: Mapping[str, Any]) -> str:

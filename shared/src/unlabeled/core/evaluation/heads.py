@@ -51,7 +51,7 @@ class Logistic:
     max_iter: int = 2000
 
     def path(self, x: Features, y: Targets, out: Features, classes: int, grid: Sequence[float]) -> Iterator[Scores]:
-        model = LogisticRegression(max_iter=self.max_iter, tol=1e-3, warm_start=True)
+        model = LogisticRegression(max_iter=self.max_iter, tol=1e-4, warm_start=True)
         for value in grid:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)

@@ -13,6 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class Interrupt:
     """While entered, a first signal only sets `asked`; a second one has its default effect and ends the process.
 
+    Lightning answers SIGUSR1 under SLURM with a checkpoint of its own and a requeue, but not where a handler is set.
     Signals reach the main thread only; in another thread this does nothing.
     """
 

@@ -12,7 +12,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
@@ -78,8 +77,6 @@ def drive(session: Session, kind: str) -> None:
             accelerator=kind,
             devices=devices,
             strategy=DDPStrategy(**KEEP_BUFFERS) if devices > 1 else "auto",
-            # left on, SIGUSR1 would make a checkpoint of Lightning's, which its next start would prefer to ours
-            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_steps=session.recipe.max_steps - session.done,
             logger=False,
             enable_checkpointing=False,
