@@ -134,7 +134,7 @@ REFUSED = {
         "gyro_z is missing",
     ),
     "another name": ({"channels": (*CHANNELS[:5], "mag_z")}, "channel gyro_z is missing"),
-    "an unknown unit": ({"units": (*UNITS[:5], "rpm")}, "gyro_z is in rpm, the contract asks for rad/s"),
+    "an unknown unit": ({"units": (*UNITS[:3], "rpm", "rpm", "rpm")}, "gyro_x is in rpm, the contract asks for rad/s"),
     "another rate": ({"rate": 32.0}, "32 Hz, the contract asks for 50 Hz"),
 }
 
@@ -296,7 +296,7 @@ def test_a_bad_file_is_named_and_the_others_stay(case: str, good: Path, tmp_path
 def test_gaps_repeats_and_jumps_are_mended_and_flagged(good: Path, tmp_path: Path, capsys: Any) -> None:
     def nan_block(path: Path) -> None:
         values = recording(0)
-        values[100:150] = np.nan
+        values[100:200] = np.nan
         write(path, values)
 
     def repeated(path: Path) -> None:

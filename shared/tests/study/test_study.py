@@ -12,7 +12,6 @@ import pytest
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.study import study, text
-from unlabeled.core.study.plan import title
 
 STARTS = {
     "stats+logreg",
@@ -55,13 +54,13 @@ def test_everything_is_there(report: dict[str, Any]) -> None:
         assert not set(fold["train"]) & set(fold["test"])
         assert len(fold["train"]) == 4
     # 16 training records (15 where the unlabelled one is among them): 2, half of them, all
-    assert list(report["budgets"]) == ["1 per class", "50 %", "all"]
-    assert report["budgets"]["1 per class"] == [2, 2, 2]
-    assert sorted(report["budgets"]["all"]) == [15, 15, 16]
+    assert [b["title"] for b in report["budgets"]] == ["1 per class", "50 %", "all"]
+    assert report["budgets"][0]["records"] == [2, 2, 2]
+    assert sorted(report["budgets"][2]["records"]) == [15, 15, 16]
     assert report["seeds"] == [0, 1]
     assert set(report["scores"]) == STARTS
     for start, scores in report["scores"].items():
-        assert list(scores) == sorted(report["budgets"])
+        assert set(scores) == {"1 per class", "50 %", "all"}
         for budget, score in scores.items():
             assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
             assert score["seeds"] == (1 if start == "stats+logreg" else 2)
@@ -146,6 +145,8 @@ def test_requests_are_checked_before_anything_runs(recipe: Recipe, toy: Path, tm
         study(changed(labels=None), tmp_path / "a")
     with pytest.raises(RequestError, match=r"study\.budgets: 1\.5 is neither"):
         study(changed(budgets=(1, 1.5)), tmp_path / "a")
+    with pytest.raises(RequestError, match="each once"):
+        study(changed(budgets=(0.1, 0.1)), tmp_path / "a")
     with pytest.raises(RequestError, match="6 groups cannot be split with 6 left out"):
         study(changed(groups_per_fold=6), tmp_path / "a")
     rows = [["key", "label"], ["s0/r0", "up"], ["s1/r0", "up"], ["s2/r0", "down"]]
@@ -154,4 +155,3 @@ def test_requests_are_checked_before_anything_runs(recipe: Recipe, toy: Path, tm
     with pytest.raises(RequestError, match=r"fold \d: the class 'down' has no labelled record left"):
         study(changed(labels=tmp_path / "few.csv"), tmp_path / "a")
     assert not (tmp_path / "a").exists()
-    assert title(recipe.study.budgets[0]) == "1 per class"

@@ -115,7 +115,7 @@ class MiniRocket:
         self.kernels = kernels
 
     def fit(self, samples: Sequence[Sample]) -> Self:
-        """Draw the biases from these windows, of at least 9 samples. Raises RequestError where aeon is not installed."""
+        """Draw the biases from these windows, of at least 9 samples. Raises RequestError where aeon is missing."""
         try:
             from aeon.transformations.collection import convolution_based
         except ImportError:

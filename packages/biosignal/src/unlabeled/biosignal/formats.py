@@ -6,7 +6,6 @@ import csv
 import io
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -200,15 +199,15 @@ def _parquet(path: Path, name: str, options: ReaderOptions) -> Table:
             columns = _columns(schema.names, name)
             chosen = _chosen(columns, name, options)
             table = file.read(columns=[c.raw for c in columns if c in chosen or _kind(c) != "channel"])
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
+        if not table.num_rows:
+            raise BadInput(f"{name}: there are columns and no row; record it again or remove it")
+        facts = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+        units = {f.name: (f.metadata or {}).get(b"unit", b"").decode() for f in schema}
+        return _arrow(table, columns, chosen, units, facts, name, options)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's fault, not the file's
             raise
         raise BadInput(f"{name}: not a readable Parquet file; write it again") from None
-    if not table.num_rows:
-        raise BadInput(f"{name}: there are columns and no row; record it again or remove it")
-    facts = {k.decode(): v.decode(errors="replace") for k, v in (schema.metadata or {}).items()}
-    units = {f.name: (f.metadata or {}).get(b"unit", b"").decode(errors="replace") for f in schema}
-    return _arrow(table, columns, chosen, units, facts, name, options)
 
 
 def _arrow(
@@ -304,17 +303,16 @@ def _since_first(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 
 def _npz(path: Path, name: str, options: ReaderOptions) -> Table:
+    content = path.read_bytes()
     unreadable = BadInput(f"{name}: not a readable NPZ archive of arrays; write it again by numpy.savez")
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(io.BytesIO(content)):
         raise unreadable
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
-    except ValueError as error:
+    except Exception as error:  # on spoiled bytes zipfile and NumPy raise a dozen kinds, from OSError to SyntaxError
         if "allow_pickle" in str(error):
             raise BadInput(f"{name}: it holds pickled objects, which are never loaded; save plain arrays") from None
-        raise unreadable from None
-    except (zipfile.BadZipFile, zlib.error, EOFError):
         raise unreadable from None
     if not all(isinstance(a, np.ndarray) for a in arrays.values()):  # a member that is no .npy comes as bytes
         raise unreadable

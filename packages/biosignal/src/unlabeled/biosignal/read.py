@@ -18,8 +18,8 @@ from unlabeled.core.contracts import BadInput, Input, Sample
 from unlabeled.core.contracts.spec import unit_factor
 
 SIDECARS = (groups.SIDECAR, "labels.csv")
-# Median norm in g of a worn accelerometer. At rest it is 1; hard exercise has been seen at 2.5, and 9.8 (m/s^2 said to be
-# g), 0.1 (the reverse) and 64 (raw counts of 1/64 g) lie far outside.
+# Median norm in g of a worn accelerometer. At rest it is 1; hard exercise has been seen at 2.5, and 9.8 (m/s^2 said to
+# be g), 0.1 (the reverse) and 64 (raw counts of 1/64 g) lie far outside.
 GATE = (0.5, 3.0)
 _SCALES = {"g": 1.0, "m/s^2": 9.80665, "mg": 1000.0, "counts of 1/64 g": 64.0}
 
@@ -38,7 +38,7 @@ class Reader:
         self._sidecars: dict[Path, dict[str, groups.About]] = {}
 
     def files(self, root: Path) -> list[Path]:
-        """Every file below `root` that can be read, sorted; without sidecars and hidden files. Keys are relative to `root`."""
+        """Every readable file below `root`, sorted, without sidecars and hidden files. Keys are relative to `root`."""
         if root.is_file():
             self._root = root.parent
             return [root]
@@ -55,7 +55,8 @@ class Reader:
     def read(self, path: Path) -> list[Sample]:
         """The recordings of one file.
 
-        Raises BadInput in one sentence that names the file, the fault and the mend; RequestError for a broken recordings.csv.
+        Raises BadInput in one sentence that names the file, the fault and the mend; RequestError for a broken
+        recordings.csv.
         """
         root = self._root_of(path)
         name = path.relative_to(root).as_posix()

@@ -44,7 +44,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def load_arrays(path: Path) -> Any:
-    """The object in an .npy file of dtype object. Raises BadInput where it holds anything but arrays and plain values."""
+    """The object in an .npy file of dtype object. Raises BadInput where it is more than arrays and plain values."""
     with path.open("rb") as file:
         try:
             np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]

@@ -22,8 +22,8 @@ WATCH_RATE = 50
 
 WATCH_README = """# Watch recordings
 
-140 recordings of a smartwatch on the wrist during seven shoulder exercises: 10 subjects, both sides, each exercise once a
-side; 81 minutes at 50 Hz. Six channels: accelerometer (g, gravity included) and gyroscope (rad/s).
+140 recordings of a smartwatch on the wrist during seven shoulder exercises: 10 subjects, both sides, each exercise once
+a side; 81 minutes at 50 Hz. Six channels: accelerometer (g, gravity included) and gyroscope (rad/s).
 
 Source: `seglearn/data/watch_dataset.npy` of the Python package seglearn 1.2.5 (source archive), unchanged but for the
 file format (float32 Parquet). Study: Burns, Leung, Hardisty, Whyne, Henry, McLachlin, "Shoulder Physiotherapy Exercise

@@ -85,8 +85,8 @@ def centre(x: Dense, draw: Draw, spec: InputSpec, *, seconds: float) -> Dense:
 def rotate(x: Dense, draw: Draw, spec: InputSpec, *, degrees: float = 15.0) -> Dense:
     """The sensor strapped on at another angle: one rotation per item for every accelerometer and gyroscope.
 
-    The axis is uniform on the sphere, the angle uniform in [-degrees, degrees] (Rodrigues' formula). A rotated vector is
-    valid where all three of its channels are.
+    The axis is uniform on the sphere, the angle uniform in [-degrees, degrees] (Rodrigues' formula). A rotated vector
+    is valid where all three of its channels are.
     """
     found = triplets(spec.channels)
     if not found:

@@ -108,6 +108,8 @@ def make_plan(recipe: Recipe, corpus: Corpus, items: Items, labels: Labels) -> P
             raise RequestError(
                 f"study.budgets: {budget} is neither a number of records per class nor a fraction up to 1.0"
             )
+    if len({title(b) for b in recipe.study.budgets}) < len(recipe.study.budgets) or not recipe.study.budgets:
+        raise RequestError("study.budgets must hold one budget or more, each once")
     made = []
     for number, test in enumerate(folds(corpus.groups, recipe.study.groups_per_fold)):
         train = tuple(sorted(set(corpus.groups) - set(test)))

@@ -52,7 +52,10 @@ def assemble(plan: Plan, out: Path, simple: list[str], joined: str | None) -> di
         },
         "folds": [{"train": list(f.train), "test": list(f.test)} for f in plan.folds],
         "seeds": list(plan.seeds),
-        "budgets": {title(b): [len(plan.label_draws(f, b)[0]) for f in range(len(plan.folds))] for b in plan.by_size()},
+        "budgets": [
+            {"title": title(b), "records": [len(plan.label_draws(f, b)[0]) for f in range(len(plan.folds))]}
+            for b in plan.by_size()
+        ],
         "scores": {
             start: {
                 budget: {**vars(interval(c, plan.seed)), "seeds": c.shape[0], "draws": c.shape[1]}

@@ -63,7 +63,8 @@ def study(recipe: Recipe, out: Path, on_progress: OnProgress | None = None, real
     report["data"] = {"what": real, "domain": recipe.domain, "sha256": report.pop("data_sha256")}
     report["wall_seconds"] = round(time.monotonic() - began, 1)
     write_json(out / "study.json", report)
-    return report
+    read: dict[str, Any] = json.loads((out / "study.json").read_text())  # what is returned is what is kept
+    return read
 
 
 def planned(recipe: Recipe) -> tuple[Plan, int]:

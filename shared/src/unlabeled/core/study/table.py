@@ -19,10 +19,11 @@ def table(report: Mapping[str, Any]) -> Table:
         caption="macro-F1 [95 % interval over groups and seeds], groups left out, vote per record",
     )
     made.add_column("start")
-    for budget, records in report["budgets"].items():
-        made.add_column(f"{budget}\n({_span(records)} records)")
+    budgets = [b["title"] for b in report["budgets"]]
+    for budget in report["budgets"]:
+        made.add_column(f"{budget['title']}\n({_span(budget['records'])} records)")
     for start, scores in report["scores"].items():
-        made.add_row(start, *(_cell(scores[budget]) for budget in report["budgets"]))
+        made.add_row(start, *(_cell(scores[budget]) for budget in budgets))
     return made
 
 
