@@ -46,6 +46,11 @@ def test_nothing_can_be_chosen_from_one_window_per_class() -> None:
     )
 
 
+def test_a_grid_of_one_is_taken_as_it_is() -> None:
+    x = LABEL[:, None] + np.linspace(0, 0.1, 24)[:, None]
+    assert probe(x, LABEL, RECORD, x, 2, Logistic(grid=(0.3,))).choice == 0.3
+
+
 def test_units_do_not_matter() -> None:
     # standardised with the labelled windows' own mean and deviation: any positive scale and offset per column cancels
     rng = np.random.default_rng(1)

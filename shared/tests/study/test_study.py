@@ -12,6 +12,7 @@ import pytest
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.study import study, text
+from unlabeled.core.study.run import planned
 
 STARTS = {
     "stats+logreg",
@@ -107,8 +108,9 @@ def test_the_table_shows_every_score(report: dict[str, Any]) -> None:
     shown = text(report)
     for start, scores in report["scores"].items():
         line = next(part for part in shown.splitlines() if f" {start} " in part)
-        for score in scores.values():
-            assert f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" in line
+        for budget, score in scores.items():
+            few = "*" if "tuned" in start and budget != "all" else " "
+            assert f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]{few}" in line
     assert f"against random weights: {report['verdict']['against_random']['word']} (" in shown
 
 
@@ -155,3 +157,15 @@ def test_requests_are_checked_before_anything_runs(recipe: Recipe, toy: Path, tm
     with pytest.raises(RequestError, match=r"fold \d: the class 'down' has no labelled record left"):
         study(changed(labels=tmp_path / "few.csv"), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_groups_without_labels_are_pretrained_on_and_never_left_out(recipe: Recipe, tmp_path: Path) -> None:
+    lines = [f"s{g}/r{i},{'up' if i % 2 else 'down'}" for g in range(4) for i in range(4)]
+    (tmp_path / "four.csv").write_text("\n".join(["key,label", *lines]) + "\n")
+    few = recipe.study.model_copy(update={"labels": tmp_path / "four.csv", "groups_per_fold": 1})
+    plan, windows = planned(recipe.model_copy(update={"study": few}))
+    assert windows == 96
+    assert [len(f.test) for f in plan.folds] == [1, 1, 1, 1]
+    assert all(len(f.train) == 5 for f in plan.folds)
+    labelled = {plan.groups[plan.keys.index(f"s{g}/r0")] for g in range(4)}
+    assert {g for f in plan.folds for g in f.test} == labelled

@@ -13,7 +13,7 @@ class Options(BaseModel):
 
 
 class Archive:
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, root: Path) -> None:
         self.options = options
 
     def files(self, root: Path) -> list[Path]:

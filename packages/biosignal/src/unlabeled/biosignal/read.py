@@ -32,9 +32,9 @@ class Reader:
     recordings of a file get #1, #2, ..., and #1.1, #1.2 where the clock splits one of several.
     """
 
-    def __init__(self, options: ReaderOptions | None = None) -> None:
+    def __init__(self, options: ReaderOptions | None = None, root: Path | None = None) -> None:
         self.options = options or ReaderOptions()
-        self._root: Path | None = None
+        self._root = root.parent if root and root.is_file() else root
         self._sidecars: dict[Path, dict[str, groups.About]] = {}
 
     def files(self, root: Path) -> list[Path]:

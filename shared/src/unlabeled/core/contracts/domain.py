@@ -47,7 +47,7 @@ class Head:
 class Domain:
     """What a package declares. The command line, the contract tests and the docs are made from it.
 
-    reader       class with `files(root) -> list[Path]` and `read(path) -> list[Sample]`, made from its `options`
+    reader       class made from (options, root) with `files(root) -> list[Path]` and `read(path) -> list[Sample]`
     options      pydantic model of the recipe's `data.options`
     conversions  name -> function (Sample, **options) -> (Sample, log line or None)
     encoders     name -> class, beside the core's `tokens` and `convnet`

@@ -33,7 +33,7 @@ class Corpus:
         self.domain, self.data, self.specs = domain, data, dict(specs)
         self.manifest = manifest
         self.rows: tuple[Row, ...] = manifest.ok
-        self._reader = reader(domain, data.options)
+        self._reader = reader(domain, data)
         self._cache: OrderedDict[int, Sample] = OrderedDict()
         self._cached = 0
 

@@ -91,9 +91,9 @@ class Manifest:
             )
 
 
-def reader(domain: Domain, options: Mapping[str, Any]) -> Reader:
-    """The domain's reader with the recipe's `data.options`."""
-    made = load(domain.reader)(validated(load(domain.options), options, "data.options"))
+def reader(domain: Domain, data: Data) -> Reader:
+    """The domain's reader of the recipe's folder, with its `data.options`."""
+    made = load(domain.reader)(validated(load(domain.options), data.options, "data.options"), data.path)
     assert hasattr(made, "read")
     return made  # type: ignore[no-any-return]
 
@@ -118,7 +118,7 @@ def scan(domain: Domain, data: Data, progress: Progress | None = None) -> tuple[
     root = data.path
     if not root.exists():
         raise RequestError(f"{root}: no such folder")
-    source = reader(domain, data.options)
+    source = reader(domain, data)
     files = source.files(root)
     if not files:
         raise RequestError(f"{root}: no file that {domain.name} can read; see `inspect --help` for the formats")

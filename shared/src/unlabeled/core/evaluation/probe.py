@@ -42,9 +42,10 @@ def probe(
     mean, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
     scale = np.where(scale > 1e-6 * np.abs(mean), scale, 1.0)  # a constant column may still have rounding for spread
     x, test = (((part - mean) / scale).astype(x.dtype) for part in (x, test))
-    value = choose(x, y, record, classes, head) if len(head.grid) > 1 else None
-    scores = next(iter(head.path(x, y, test, classes, [value if value is not None else 0.0])))
-    return Probed(scores, value)
+    if not head.grid:
+        return Probed(next(head.path(x, y, test, classes, [0.0])), None)
+    value = choose(x, y, record, classes, head)
+    return Probed(next(head.path(x, y, test, classes, [value])), value)
 
 
 def choose(x: Features, y: Targets, record: NDArray[np.int64], classes: int, head: Head) -> float:
@@ -52,6 +53,8 @@ def choose(x: Features, y: Targets, record: NDArray[np.int64], classes: int, hea
 
     Where no split is possible (one window per class) it is the middle of the grid.
     """
+    if len(head.grid) == 1:
+        return head.grid[0]
     losses = np.zeros(len(head.grid))
     used = 0
     for inside, outside in splits(y, record):

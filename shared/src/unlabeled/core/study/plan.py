@@ -100,7 +100,10 @@ def draw(
 
 
 def make_plan(recipe: Recipe, corpus: Corpus, items: Items, labels: Labels) -> Plan:
-    """Raises RequestError where the groups cannot be split or a fold would train without one of the classes."""
+    """Every group with a labelled record is left out once; groups without one are always pretrained on.
+
+    Raises RequestError where the groups cannot be split or a fold would train without one of the classes.
+    """
     has_window = np.isin(np.arange(len(corpus)), items.record)
     labels = Labels(labels.classes, np.where(has_window, labels.codes, UNLABELLED))
     for budget in recipe.study.budgets:
@@ -111,7 +114,8 @@ def make_plan(recipe: Recipe, corpus: Corpus, items: Items, labels: Labels) -> P
     if len({title(b) for b in recipe.study.budgets}) < len(recipe.study.budgets) or not recipe.study.budgets:
         raise RequestError("study.budgets must hold one budget or more, each once")
     made = []
-    for number, test in enumerate(folds(corpus.groups, recipe.study.groups_per_fold)):
+    labelled = {g for g, code in zip(corpus.groups, labels.codes, strict=True) if code != UNLABELLED}
+    for number, test in enumerate(folds(labelled, recipe.study.groups_per_fold)):
         train = tuple(sorted(set(corpus.groups) - set(test)))
         labels.require(train, corpus.groups, f"fold {number}")
         made.append(Fold(train, test))

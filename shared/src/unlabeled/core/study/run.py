@@ -19,6 +19,7 @@ from unlabeled.core.files import write_json
 from unlabeled.core.study.jobs import (
     baseline_job,
     fold_name,
+    inner_split,
     joined_with,
     result,
     seed_job,
@@ -79,7 +80,10 @@ def planned(recipe: Recipe) -> tuple[Plan, int]:
     elsewhere = {r.key for r in everything.manifest} - set(keys)
     labels = read_labels(recipe.study.labels, keys, elsewhere)
     items = windows(recipe, corpus)
-    return make_plan(recipe, corpus, items, labels), len(items)
+    plan = make_plan(recipe, corpus, items, labels)
+    for fold in range(len(plan.folds)):
+        inner_split(plan, fold, recipe.study.groups_per_fold)
+    return plan, len(items)
 
 
 def _claim(out: Path, plan: Plan) -> None:

@@ -16,14 +16,16 @@ def table(report: Mapping[str, Any]) -> Table:
     n = report["n"]
     made = Table(
         title=f"{n['labelled_records']} labelled records of {n['tested_groups']} groups, {len(n['records_of_class'])} classes",
-        caption="macro-F1 [95 % interval over groups and seeds], groups left out, vote per record",
+        caption="macro-F1 [95 % interval over groups and seeds], groups left out, vote per record\n"
+        "* on fewer label draws than the others: compare by the differences, which use shared draws",
     )
-    made.add_column("start")
+    made.add_column("start", no_wrap=True)
     budgets = [b["title"] for b in report["budgets"]]
     for budget in report["budgets"]:
-        made.add_column(f"{budget['title']}\n({_span(budget['records'])} records)")
+        made.add_column(f"{budget['title']}\n({_span(budget['records'])} records)", no_wrap=True)
+    most = {b: max(scores[b]["draws"] for scores in report["scores"].values()) for b in budgets}
     for start, scores in report["scores"].items():
-        made.add_row(start, *(_cell(scores[budget]) for budget in budgets))
+        made.add_row(start, *(_cell(scores[b]) + ("*" if scores[b]["draws"] < most[b] else "") for b in budgets))
     return made
 
 

@@ -21,6 +21,7 @@ from unlabeled.core.contracts.domain import domain, load, methods
 from unlabeled.core.contracts.recipe import Recipe, dump, read_recipe, validated
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.loading import Collate
+from unlabeled.core.data.manifest import reader
 from unlabeled.core.pretraining import pretrain
 
 QUICK: dict[str, Any] = {
@@ -109,7 +110,7 @@ class DomainContract:
             assert b'"' + sample.group.encode() + b'"' not in written
 
     def samples(self, recipe: Recipe) -> list[Sample]:
-        source = load(domain(self.name).reader)(load(domain(self.name).options)(**recipe.data.options))
+        source = reader(domain(self.name), recipe.data)
         return [s for f in source.files(recipe.data.path) for s in source.read(f)]
 
     def test_a_bundle_refuses_what_its_contract_does_not_allow(
