@@ -102,6 +102,7 @@ def test_collate_pads_at_the_far_end_and_marks_it() -> None:
     x = batch.inputs["x"]
     assert x.values.shape == (4, 1, 4)
     assert x.valid[:, 0].sum(1).tolist() == [2, 0, 4, 0]
+    assert not x.whole and Collate({"x": SPEC})([samples[0], samples[0]]).inputs["x"].whole
     assert x.values.sum((1, 2)).tolist() == [2.0, 0.0, 32.0, 0.0]
     assert batch.weight.tolist() == [1, 0, 1, 0] and batch.index.tolist() == [1, -1, 8, 4]
     assert batch.record.tolist() == [0, -1, 4, -1]

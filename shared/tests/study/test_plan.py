@@ -5,8 +5,9 @@ import pytest
 
 from unlabeled.core.contracts import Leakage, RequestError
 from unlabeled.core.evaluation.heads import Logistic
-from unlabeled.core.study.jobs import Scorer, inner_split
 from unlabeled.core.study.plan import Fold, Plan, draw, title
+from unlabeled.core.study.scoring import Scorer
+from unlabeled.core.study.tuning import inner_split
 
 CLASSES, GROUPS, EACH = 3, 5, 6  # every group has 2 records of every class
 

@@ -33,11 +33,15 @@ class Moves:
 
 @dataclass(frozen=True)
 class Dense(Moves):
-    """values (B, C, *S); valid (B, 1 | C, *S) bool; spacing (B, d) in the spec's unit."""
+    """values (B, C, *S); valid (B, 1 | C, *S) bool; spacing (B, d) in the spec's unit.
+
+    whole: known on the host, without a look at the device, that everything is valid, so that masks may be left out.
+    """
 
     values: Tensor
     valid: Tensor
     spacing: Tensor
+    whole: bool = False
 
     @property
     def size(self) -> int:

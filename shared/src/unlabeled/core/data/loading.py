@@ -178,7 +178,8 @@ def dense(spec: InputSpec, inputs: Sequence[Input | None]) -> Dense:
         values[at] = torch.as_tensor(x.data)
         valid[at] = True if x.valid is None else torch.as_tensor(x.valid)
         spacing[b] = torch.tensor(x.spacing)
-    return Dense(values, valid, spacing)
+    whole = len(there) == len(inputs) and all(x.shape == shape and (x.valid is None or x.valid.all()) for x in there)
+    return Dense(values, valid, spacing, whole)
 
 
 def tokens(spec: InputSpec, inputs: Sequence[Input | None]) -> Packed:

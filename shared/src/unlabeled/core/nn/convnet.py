@@ -65,13 +65,14 @@ class ConvNet(Encoder):
     def forward(self, inputs: Mapping[str, BatchInput]) -> Features:
         dense = inputs[self.input]
         assert isinstance(dense, Dense)
-        x = torch.where(dense.valid, dense.values, 0).to(next(self.parameters()).dtype)
+        x = dense.values if dense.whole else torch.where(dense.valid, dense.values, 0)
+        x = x.to(next(self.parameters()).dtype)
         valid = dense.valid.any(1)
         for i, (conv, stride) in enumerate(zip(self.convs, self.options.strides, strict=True)):
             x = conv(x)
             valid = valid[(slice(None), *[slice(None, None, stride)] * dense.rank)]
             if self.norms:
-                x = self.norms[i](x, valid)
-            x = torch.where(valid.unsqueeze(1), x.relu(), 0)
+                x = self.norms[i](x, None if dense.whole else valid)
+            x = x.relu() if dense.whole else torch.where(valid.unsqueeze(1), x.relu(), 0)
         tokens, valid = x.flatten(2).transpose(1, 2), valid.flatten(1)
         return Features(tokens, valid, torch.cat([mean_pool(tokens, valid), max_pool(tokens, valid)], 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled.core import ranks
@@ -30,11 +31,11 @@ class RankBatchNorm(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """x (B, C, *S); valid (B, *S) bool or weights, None: all. All positions are normalised, the valid ones counted."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if not self.training or (valid is None and ranks.world() == 1):
+            known = (self.running_mean, self.running_var, self.weight, self.bias)
+            return F.batch_norm(wide, *known, self.training, self.momentum, self.eps).to(x.dtype)
         column = (1, -1, *[1] * (x.ndim - 2))
-        if self.training:
-            mean, var = self._moments(wide, valid, column)
-        else:
-            mean, var = self.running_mean, self.running_var
+        mean, var = self._moments(wide, valid, column)
         scale = self.weight * torch.rsqrt(var + self.eps)
         return ((wide - mean.view(column)) * scale.view(column) + self.bias.view(column)).to(x.dtype)
 

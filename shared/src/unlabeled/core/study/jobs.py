@@ -9,38 +9,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from unlabeled.core.build import build_encoder, build_views
+from unlabeled.core.build import build_encoder
 from unlabeled.core.bundle import load_bundle, read_bundle
-from unlabeled.core.contracts import BadInput, InputSpec, MethodCard, RequestError, RunFailed, load
+from unlabeled.core.contracts import BadInput, MethodCard, load
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe
-from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.groups import check_disjoint
-from unlabeled.core.data.items import Items, cut
-from unlabeled.core.downstream.finetune import finetune
+from unlabeled.core.data.items import Items
 from unlabeled.core.evaluation.embed import embed
-from unlabeled.core.evaluation.heads import Features, Forest, Head, Logistic, Scores, head_of
-from unlabeled.core.evaluation.labels import UNLABELLED
-from unlabeled.core.evaluation.probe import probe, vote
+from unlabeled.core.evaluation.heads import Features, Forest, Logistic, head_of
 from unlabeled.core.files import write_atomic, write_json
-from unlabeled.core.measures.confusion import confusion, macro_f1
-from unlabeled.core.nn.base import Encoder
-from unlabeled.core.streams import key, rng
-from unlabeled.core.study.plan import Budget, Fold, Plan, draw, title
+from unlabeled.core.study.plan import Plan
+from unlabeled.core.study.scoring import Scorer, open_corpus, training_specs, windows
+from unlabeled.core.study.tuning import Tuner
 
 OURS, RANDOM = "ours", "random weights"
 FROZEN, TUNED = "frozen", "fine-tuned"
-
-Ids = NDArray[np.int64]
 
 
 def fold_name(fold: int) -> str:
@@ -64,67 +55,6 @@ def joined_with(recipe: Recipe) -> MethodCard | None:
 def simple_name(card: MethodCard) -> str:
     """`hand` of `hand+logreg`."""
     return card.name.partition("+")[0]
-
-
-# what both kinds of job stand on
-
-
-def open_corpus(recipe: Recipe, plan: Plan | None = None) -> Corpus:
-    corpus = Corpus.open(domain(recipe.domain), recipe.data)
-    if plan is not None and tuple(r.key for r in corpus.rows) != plan.keys:
-        raise RequestError(f"{recipe.data.path} changed since the study was planned; start a new one")
-    return corpus
-
-
-def windows(recipe: Recipe, corpus: Corpus) -> Items:
-    """What is embedded and voted over: the evaluation's windows, else the data's."""
-    size, step = recipe.evaluation.window, recipe.evaluation.stride
-    if size is None:
-        size, step = recipe.data.window, step or recipe.data.stride
-    return cut(corpus, size, step, recipe.data.min_valid)
-
-
-def training_specs(recipe: Recipe, corpus: Corpus, fold: Fold) -> dict[str, InputSpec]:
-    """The contract with constants measured on the training groups only, as pretraining measures them."""
-    return corpus.only(fold.train).normalised(recipe.data.normaliser).specs
-
-
-def part(items: Items, at: Ids) -> Items:
-    return replace(items, record=items.record[at], start=items.start[at])
-
-
-def of_records(record: Ids, records: Ids) -> Ids:
-    """Numbers of the items cut from these records."""
-    return np.flatnonzero(np.isin(record, records))
-
-
-class Scorer:
-    """Predictions of one fold's test records from features per item."""
-
-    def __init__(self, plan: Plan, fold: int, record: Ids) -> None:
-        self.plan, self.fold, self.record = plan, fold, record
-        self.labels = np.array(plan.labels)
-        self.test = plan.of(plan.folds[fold].test)
-        self.test_items = of_records(record, self.test)
-
-    def frozen(self, features: Features, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Predictions (D, T) and choices (D,) by budget, of a head on fixed features (items, P)."""
-        predictions, choices = {}, {}
-        for budget in self.plan.budgets:
-            rows = [self._probed(features, draw, head) for draw in self.plan.label_draws(self.fold, budget)]
-            predictions[title(budget)] = [p for p, _ in rows]
-            choices[title(budget)] = [c for _, c in rows]
-        return predictions, choices
-
-    def _probed(self, features: Features, labelled: Ids, head: Head) -> tuple[list[int], float | None]:
-        at = of_records(self.record, labelled)
-        record = self.record[at]
-        done = probe(features[at], self.labels[record], record, features[self.test_items], len(self.plan.classes), head)
-        return self.voted(done.scores), done.choice
-
-    def voted(self, scores: Scores) -> list[int]:
-        votes = vote(scores, self.record[self.test_items], self.test)
-        return [int(c) for c in votes.argmax(1)]
 
 
 # the baselines of one fold
@@ -238,85 +168,6 @@ def _rates(plan: Plan, fold: int, seed: int, out: Path) -> dict[str, Any]:
         return {}
     read: dict[str, Any] = json.loads(result(out, seed_name(fold, plan.seeds[0])).read_text())["lr"]
     return read
-
-
-class Tuner:
-    """Fine-tuning on one fold: trained on the pretraining's items with its views, tested on the evaluation's windows."""
-
-    def __init__(self, recipe: Recipe, plan: Plan, fold: int, corpus: Corpus, tested: Items, seed: int) -> None:
-        self.recipe, self.plan, self.fold, self.tested, self.seed = recipe, plan, fold, tested, seed
-        self.trained = cut(corpus, recipe.data.window, recipe.data.stride, recipe.data.min_valid)
-        self.views = build_views(recipe, corpus.domain, corpus.specs) if recipe.views else None
-        self.labels = np.array(plan.labels)
-
-    def choose(self, encoder: Encoder) -> dict[str, Any]:
-        """The learning rate with the best macro-F1 on held-out training groups, ties to the smaller; and all scores.
-
-        The split and the labelled records are the same for every start. Raises RunFailed where every rate diverges.
-        """
-        labelled, outside = inner_split(self.plan, self.fold, self.recipe.study.groups_per_fold)
-        scores: dict[float, float] = {}
-        for lr in sorted(self.recipe.study.lr_grid):
-            try:
-                log_p, record = self._fitted(encoder, labelled, outside, lr, 0)
-            except RunFailed:
-                continue
-            predicted = vote(log_p, record, outside).argmax(1)
-            scores[lr] = float(macro_f1(confusion(self.labels[outside], predicted, len(self.plan.classes))))
-        if not scores:
-            raise RunFailed("fine-tuning diverged with every learning rate; set study.lr_grid lower")
-        best = max(scores, key=lambda lr: (scores[lr], -lr))
-        return {"lr": best, "scores": {f"{lr:g}": s for lr, s in scores.items()}}
-
-    def predictions(self, encoder: Encoder, lr: float, scorer: Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
-        found, chosen = {}, {}
-        for budget in self.plan.budgets:
-            draws = self.plan.label_draws(self.fold, budget)[: self.recipe.study.finetune_draws]
-            rows = [self._fitted(encoder, labelled, scorer.test, lr, 1 + i)[0] for i, labelled in enumerate(draws)]
-            found[title(budget)] = [scorer.voted(row) for row in rows]
-            chosen[title(budget)] = [lr for _ in draws]
-        return found, chosen
-
-    def _fitted(self, encoder: Encoder, labelled: Ids, test: Ids, lr: float, draw: int) -> tuple[Scores, Ids]:
-        """Log-probabilities of the windows of the records `test`, and the record of each."""
-        labels = np.where(np.isin(self.trained.record, labelled), self.labels[self.trained.record], UNLABELLED)
-        at = of_records(self.tested.record, test)
-        log_p = finetune(
-            encoder,
-            self.trained,
-            labels,
-            part(self.tested, at),
-            len(self.plan.classes),
-            lr=lr,
-            steps=self.recipe.study.finetune_steps,
-            seed=key(self.seed, "finetune", draw),
-            views=self.views,
-        )
-        return log_p, self.tested.record[at]
-
-
-def inner_split(plan: Plan, fold: int, held_out: int) -> tuple[Ids, Ids]:
-    """Of the fold's training groups only: labelled records of the middle budget, and the records of `held_out` groups.
-
-    Groups whose leaving out would take the last labelled record of a class stay in training.
-    """
-    train = plan.folds[fold].train
-    order = [train[i] for i in rng(plan.seed, "inner", fold).permutation(len(train))]
-    labels = np.array(plan.labels)
-    classes = set(labels[plan.of(train)].tolist())
-    out: list[str] = []
-    for group in order:
-        rest = tuple(g for g in train if g not in (*out, group))
-        if len(out) < held_out and len(plan.of((group,))) and set(labels[plan.of(rest)].tolist()) == classes:
-            out.append(group)
-    if not out:
-        raise RequestError(
-            f"fold {fold}: no training group can be held out to choose a learning rate, since each holds the only "
-            "records of a class; label more records"
-        )
-    inside = tuple(g for g in train if g not in out)
-    middle: Budget = plan.by_size()[len(plan.budgets) // 2]
-    return draw(labels, plan.of(inside), middle, plan.seed, "inner", fold), plan.of(tuple(out))
 
 
 def _write(out: Path, name: str, scorer: Scorer, began: float, **about: Mapping[str, Any] | float) -> None:

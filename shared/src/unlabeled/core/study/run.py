@@ -19,17 +19,17 @@ from unlabeled.core.files import write_json
 from unlabeled.core.study.jobs import (
     baseline_job,
     fold_name,
-    inner_split,
     joined_with,
     result,
     seed_job,
     seed_name,
     simple_name,
-    windows,
 )
 from unlabeled.core.study.plan import Plan, as_json, make_plan
 from unlabeled.core.study.report import assemble
 from unlabeled.core.study.runner import Job, run
+from unlabeled.core.study.scoring import windows
+from unlabeled.core.study.tuning import inner_split
 
 OnProgress = Callable[[int, int, str], None]
 

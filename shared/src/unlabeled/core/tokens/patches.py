@@ -51,7 +51,7 @@ def pad_to_patches(dense: Dense, patch: Sequence[int]) -> Dense:
     if not any(tail):
         return dense
     pads = [n for t in reversed(tail) for n in (0, t)]
-    return replace(dense, values=F.pad(dense.values, pads), valid=F.pad(dense.valid, pads))
+    return replace(dense, values=F.pad(dense.values, pads), valid=F.pad(dense.valid, pads), whole=False)
 
 
 def grid_coords(grid: Sequence[int], patch: Sequence[int], spacing: Tensor) -> Tensor:

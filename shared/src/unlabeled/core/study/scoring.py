@@ -1,0 +1,78 @@
+"""What every job of a study stands on: the corpus, the windows, and predictions of a fold's test records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlabeled.core.contracts import InputSpec, RequestError
+from unlabeled.core.contracts.domain import domain
+from unlabeled.core.contracts.recipe import Recipe
+from unlabeled.core.data.corpus import Corpus
+from unlabeled.core.data.items import Items, cut
+from unlabeled.core.evaluation.heads import Features, Head, Scores
+from unlabeled.core.evaluation.probe import probe, vote
+from unlabeled.core.study.plan import Fold, Plan, title
+
+Ids = NDArray[np.int64]
+
+
+def open_corpus(recipe: Recipe, plan: Plan | None = None) -> Corpus:
+    corpus = Corpus.open(domain(recipe.domain), recipe.data)
+    if plan is not None and tuple(r.key for r in corpus.rows) != plan.keys:
+        raise RequestError(f"{recipe.data.path} changed since the study was planned; start a new one")
+    return corpus
+
+
+def windows(recipe: Recipe, corpus: Corpus) -> Items:
+    """What is embedded and voted over: the evaluation's windows, else the data's."""
+    size, step = recipe.evaluation.window, recipe.evaluation.stride
+    if size is None:
+        size, step = recipe.data.window, step or recipe.data.stride
+    return cut(corpus, size, step, recipe.data.min_valid)
+
+
+def training_specs(recipe: Recipe, corpus: Corpus, fold: Fold) -> dict[str, InputSpec]:
+    """The contract with constants measured on the training groups only, as pretraining measures them."""
+    return corpus.only(fold.train).normalised(recipe.data.normaliser).specs
+
+
+def part(items: Items, at: Ids) -> Items:
+    return replace(items, record=items.record[at], start=items.start[at])
+
+
+def of_records(record: Ids, records: Ids) -> Ids:
+    """Numbers of the items cut from these records."""
+    return np.flatnonzero(np.isin(record, records))
+
+
+class Scorer:
+    """Predictions of one fold's test records from features per item."""
+
+    def __init__(self, plan: Plan, fold: int, record: Ids) -> None:
+        self.plan, self.fold, self.record = plan, fold, record
+        self.labels = np.array(plan.labels)
+        self.test = plan.of(plan.folds[fold].test)
+        self.test_items = of_records(record, self.test)
+
+    def frozen(self, features: Features, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Predictions (D, T) and choices (D,) by budget, of a head on fixed features (items, P)."""
+        predictions, choices = {}, {}
+        for budget in self.plan.budgets:
+            rows = [self._probed(features, draw, head) for draw in self.plan.label_draws(self.fold, budget)]
+            predictions[title(budget)] = [p for p, _ in rows]
+            choices[title(budget)] = [c for _, c in rows]
+        return predictions, choices
+
+    def _probed(self, features: Features, labelled: Ids, head: Head) -> tuple[list[int], float | None]:
+        at = of_records(self.record, labelled)
+        record = self.record[at]
+        done = probe(features[at], self.labels[record], record, features[self.test_items], len(self.plan.classes), head)
+        return self.voted(done.scores), done.choice
+
+    def voted(self, scores: Scores) -> list[int]:
+        votes = vote(scores, self.record[self.test_items], self.test)
+        return [int(c) for c in votes.argmax(1)]
