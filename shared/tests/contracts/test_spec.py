@@ -114,5 +114,5 @@ def test_facts_of_an_unknown_source_are_refused_before_anything_is_read() -> Non
     )
     facts = {"layout": "dense", "channels": ["acc_x", "gyro_x"], "units": ["g", "rad/s"], "unit": "s", "shape": [9]}
     spec.check({**facts, "spacing": [0.02], "source": "wrist"}, "a.csv")
-    with pytest.raises(Incompatible, match="a.csv: the normaliser has no constants for the source 'ankle'"):
+    with pytest.raises(Incompatible, match=r"a\.csv: the normaliser has no constants for the source 'ankle'"):
         spec.check({**facts, "spacing": [0.02], "source": "ankle"}, "a.csv")

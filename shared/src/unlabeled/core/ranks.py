@@ -43,7 +43,7 @@ class _Total(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         return grad
@@ -57,7 +57,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
         return grad.chunk(world())[rank()]
@@ -65,12 +65,12 @@ class _Gather(torch.autograd.Function):
 
 def total(x: Tensor) -> Tensor:
     """Sum over ranks, elementwise, with gradient."""
-    return x if world() == 1 else _Total.apply(x)  # type: ignore[no-any-return]
+    return x if world() == 1 else _Total.apply(x)
 
 
 def gather(x: Tensor) -> Tensor:
     """Rows of all ranks in rank order, with gradient. Ranks hold equally many rows (plans pad with weight 0)."""
-    return x if world() == 1 else _Gather.apply(x)  # type: ignore[no-any-return]
+    return x if world() == 1 else _Gather.apply(x)
 
 
 def mean(x: Tensor, weight: Tensor) -> Tensor:
