@@ -14,10 +14,10 @@ def test_the_plain_vote_equals_sklearn(k: int) -> None:
 
 
 def test_weighted_votes_by_hand() -> None:
-    # cosines 1, 0 and -1 at T = 1: exp(0) for class 0, exp(-1) + exp(-2) for class 1 (scaled by exp(-1/T) throughout)
+    # cosines 1, 0 and -1 at T = 1/2: exp(0) for class 0, exp(-2) + exp(-4) for class 1 (scaled by exp(-1/T) throughout)
     train = np.array([[1.0, 0.0], [0.0, 1.0], [-2.0, 0.0]])
-    votes = knn(train, np.array([0, 1, 1]), np.array([[3.0, 0.0]]), 2, k=3, temperature=1.0)
-    np.testing.assert_allclose(votes, [[1.0, np.exp(-1) + np.exp(-2)]], rtol=1e-12)
+    votes = knn(train, np.array([0, 1, 1]), np.array([[3.0, 0.0]]), 2, k=3, temperature=0.5)
+    np.testing.assert_allclose(votes, [[1.0, np.exp(-2) + np.exp(-4)]], rtol=1e-12)
 
 
 def test_fewer_rows_than_neighbours() -> None:

@@ -61,6 +61,15 @@ def test_units_do_not_matter() -> None:
     np.testing.assert_allclose(one.scores, two.scores, atol=1e-6)
 
 
+def test_a_test_window_is_scored_alone() -> None:
+    # nothing of the tested windows goes into mean, deviation, choice or fit, so one alone scores as among others
+    rng = np.random.default_rng(3)
+    x, test = rng.normal(size=(24, 3)) + LABEL[:, None], 5 + 3 * rng.normal(size=(10, 3))
+    for head in (Logistic(), Ridge(), Forest()):
+        among = probe(x, LABEL, RECORD, test, 2, head).scores[:1]
+        np.testing.assert_allclose(probe(x, LABEL, RECORD, test[:1], 2, head).scores, among, atol=1e-12)
+
+
 def test_a_constant_column_changes_nothing() -> None:
     rng = np.random.default_rng(2)
     x, test = rng.normal(size=(24, 3)) + LABEL[:, None], rng.normal(size=(10, 3))

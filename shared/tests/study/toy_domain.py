@@ -18,8 +18,8 @@ class Options(Strict):
 
 
 class Reader:
-    def __init__(self, options: Options) -> None:
-        self.options = options
+    def __init__(self, options: Options, root: Path) -> None:
+        self.options, self.root = options, root
 
     def files(self, root: Path) -> list[Path]:
         return sorted(root.glob("*/*.npy"))

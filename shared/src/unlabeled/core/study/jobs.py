@@ -127,10 +127,10 @@ def seed_job(recipe: Recipe, plan: Plan, fold: int, seed: int, out: Path) -> Non
         embedded = embed(encoder, items, encoder.specs)
         if embedded.failed:
             raise BadInput(next(iter(embedded.failed.values())))
-        add(f"{name}, {FROZEN}", scorer.frozen(embedded.values, Logistic()))
+        add(f"{name}, {FROZEN}", scorer.frozen(embedded.values))
         if joined is not None and simple is not None:
             both = np.hstack([simple, embedded.values])
-            add(f"{name} + {simple_name(joined)}", scorer.frozen(both, Logistic()))
+            add(f"{name} + {simple_name(joined)}", scorer.frozen(both))
 
     tuner = Tuner(recipe, plan, fold, corpus, items, seed)
     rates = _rates(plan, fold, seed, out)

@@ -58,8 +58,8 @@ class Scorer:
         self.test = plan.of(plan.folds[fold].test)
         self.test_items = of_records(record, self.test)
 
-    def frozen(self, features: Features, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Predictions (D, T) and choices (D,) by budget, of a head on fixed features (items, P)."""
+    def frozen(self, features: Features, head: Head | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Predictions (D, T) and choices (D,) by budget, of a head (none: logistic regression) on features (items, P)."""
         predictions, choices = {}, {}
         for budget in self.plan.budgets:
             rows = [self._probed(features, draw, head) for draw in self.plan.label_draws(self.fold, budget)]
@@ -67,7 +67,7 @@ class Scorer:
             choices[title(budget)] = [c for _, c in rows]
         return predictions, choices
 
-    def _probed(self, features: Features, labelled: Ids, head: Head) -> tuple[list[int], float | None]:
+    def _probed(self, features: Features, labelled: Ids, head: Head | None) -> tuple[list[int], float | None]:
         at = of_records(self.record, labelled)
         record = self.record[at]
         done = probe(features[at], self.labels[record], record, features[self.test_items], len(self.plan.classes), head)
