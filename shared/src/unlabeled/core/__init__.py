@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from unlabeled.core.evaluation.evaluate import embed as embed
     from unlabeled.core.evaluation.evaluate import evaluate as evaluate
     from unlabeled.core.pretraining import pretrain as pretrain
-    from unlabeled.core.study import study as study
+    from unlabeled.core.studies import study as study
 
 _HOMES = {
     "embed": "unlabeled.core.evaluation.evaluate",
@@ -20,7 +20,7 @@ _HOMES = {
     "load_bundle": "unlabeled.core.bundle",
     "pretrain": "unlabeled.core.pretraining",
     "read_recipe": "unlabeled.core.contracts.recipe",
-    "study": "unlabeled.core.study",
+    "study": "unlabeled.core.studies",
 }
 
 __all__ = ["embed", "evaluate", "load_bundle", "pretrain", "read_recipe", "study"]

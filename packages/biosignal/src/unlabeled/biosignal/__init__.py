@@ -44,4 +44,5 @@ domain = Domain(
     heads=(Head("classify", "classification", "macro_f1", "one class for each recording, voted over its windows"),),
     recipes=f"{_HERE}.recipes",
     samples={"watch": f"{_HERE}.samples:watch"},
+    demo=f"{_HERE}.demo:demo",
 )

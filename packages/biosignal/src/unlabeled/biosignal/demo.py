@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def demo(to: Path) -> None:
     out.print(render(result))
 
     out.rule("what mirroring the left wrist alone is worth")
-    out.print(_mirroring(recipe), markup=False)
+    with progress("mirroring") as update:
+        worth = _mirroring(recipe, update)
+    out.print(worth, markup=False)
 
     out.rule("where everything lies")
     for what, path in (
@@ -53,14 +56,13 @@ def _recipe(folder: Path) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": folder}), "study": study})
 
 
-def _mirroring(recipe: Recipe) -> str:
+def _mirroring(recipe: Recipe, update: Callable[[int, int], None]) -> str:
     """Hand features and logistic regression at the smallest budget, with and without the conversion, paired."""
-    from unlabeled.core.studies.jobs import Scorer, open_corpus, training_specs, windows
-    from unlabeled.core.studies.plan import title
-    from unlabeled.core.studies.run import planned
-
     from unlabeled.core.measures.confusion import confusion
     from unlabeled.core.measures.intervals import difference, interval
+    from unlabeled.core.studies.plan import title
+    from unlabeled.core.studies.run import planned
+    from unlabeled.core.studies.scoring import Scorer, open_corpus, training_specs, windows
 
     found = {}
     for name, conversions in (("mirrored", recipe.data.conversions), ("as recorded", ())):
@@ -78,6 +80,7 @@ def _mirroring(recipe: Recipe) -> str:
             features = Hand().features([items.sample(i) for i in range(len(items))])
             predicted = np.array(scorer.frozen(features)[0][title(plan.budgets[0])])
             labels = np.array(plan.labels)[scorer.test]
+            update(len(found) * len(plan.folds) + fold + 1, 2 * len(plan.folds))
             for group in plan.folds[fold].test:
                 at = np.array([plan.groups[r] == group for r in scorer.test])
                 confusions[0, :, groups.index(group)] += confusion(labels[at], predicted[:, at], k)

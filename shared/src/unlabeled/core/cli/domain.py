@@ -126,8 +126,8 @@ def build(domain: Domain) -> typer.Typer:
         to: Path = typer.Option(..., "-o", help="study folder to write; goes on where it stopped", show_default=False),
     ) -> None:
         """Say whether pretraining pays on this task: few and all labels, against random weights and simple baselines."""
-        from unlabeled.core.study import render
-        from unlabeled.core.study import study as run_study
+        from unlabeled.core.studies import render
+        from unlabeled.core.studies import study as run_study
 
         with progress("study") as update:
             found = run_study(_recipe(domain, recipe, overrides or []), to, update)

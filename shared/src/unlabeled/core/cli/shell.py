@@ -63,9 +63,16 @@ def make_app(name: str, help: str) -> typer.Typer:
 
 
 class Lines(logging.Handler):
-    """Log lines to standard error, above any progress bar."""
+    """Log lines to standard error, above any progress bar; the same line once a command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() in self._said:
+            return
+        self._said.add(record.getMessage())
         err.print(f"[dim]{record.levelname.lower()}:[/dim] " if record.levelno > logging.INFO else "", end="")
         err.print(record.getMessage(), markup=False)
 

@@ -123,14 +123,14 @@ class InputSpec(Frozen):
             x = self._spacing(x, what, log)
         return x, tuple(log)
 
-    def check(self, facts: Mapping[str, Any], what: str) -> None:
-        """Raises as `adapt` and the normaliser would, from what a manifest knows of an input (no values)."""
+    def check(self, facts: Mapping[str, Any], what: str) -> tuple[str, ...]:
+        """What `adapt` would log, from what a manifest knows of an input (no values); raises as it and the normaliser would."""
         shape = (
             (len(facts["channels"]), *[1] * len(facts["shape"]))
             if facts["layout"] == "dense"
             else (1, len(facts["channels"]))
         )
-        self.adapt(
+        _, lines = self.adapt(
             Input(
                 data=np.zeros(shape, np.float32),
                 channels=tuple(facts["channels"]),
@@ -143,6 +143,7 @@ class InputSpec(Frozen):
             what,
         )
         self.normaliser.check(str(facts["source"]), what)
+        return lines
 
     def _channels(self, x: Input, what: str, log: list[str]) -> Input:
         if x.channels == self.channels:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unlabeled.core.contracts import BadInput, Constants, Domain, Input, InputSpec, Normaliser, Sample
 from unlabeled.core.contracts.recipe import Data
-from unlabeled.core.data.manifest import Manifest, Progress, Row, agreed, convert, held_to, reader, scan
+from unlabeled.core.data.manifest import Manifest, Progress, Row, agreed, conform, convert, held_to, reader, scan
 
 log = logging.getLogger(__name__)
 
@@ -53,22 +53,8 @@ class Corpus:
             manifest.check(data.max_bad_fraction, str(data.path))
         else:
             specs = {name: spec.model_copy(update={"convert": data.convert}) for name, spec in specs.items()}
-            for row in manifest.ok:  # another contract than the bundle's is an error, not a bad file
-                for name, spec in specs.items():
-                    spec.check(
-                        row.inputs.get(
-                            name,
-                            {
-                                "layout": "nothing",
-                                "channels": [],
-                                "units": [],
-                                "shape": [],
-                                "unit": "",
-                                "spacing": None,
-                            },
-                        ),
-                        row.file,
-                    )
+        for row in manifest.ok:  # another contract than the given one is an error, not a bad file
+            made.update(conform(row, specs))
         for line, count in sorted(made.items()):
             log.info("%s: %s, in %d records", data.path.name, line, count)
         corpus = cls(domain, data, manifest, specs)
@@ -125,9 +111,7 @@ class Corpus:
         sample, _ = convert(self.domain, self.data, samples[row.part])
         inputs = {}
         for name, spec in self.specs.items():
-            x, lines = spec.adapt(sample.inputs[name], row.file)
-            for line in lines:
-                log.info("%s: %s", row.file, line)
+            x, _ = spec.adapt(sample.inputs[name], row.file)
             inputs[name] = spec.normaliser.apply(x)
         return sample.with_(inputs=inputs, key=row.key, group=row.group, index=i, record=i)
 

@@ -220,10 +220,17 @@ def held_to(manifest: Manifest, specs: Mapping[str, InputSpec]) -> Manifest:
 
 def _held(row: Row, specs: Mapping[str, InputSpec]) -> Row:
     try:
-        for name, spec in specs.items():
-            if name not in row.inputs:
-                raise Incompatible(f"{row.file}: the input {name!r} is missing")
-            spec.check(row.inputs[name], row.file)
+        conform(row, specs)
     except Incompatible as error:
         return replace(row, status="quarantined", reason=str(error))
     return row
+
+
+def conform(row: Row, specs: Mapping[str, InputSpec]) -> tuple[str, ...]:
+    """The conversions that bring a record to the contract. Raises Incompatible where there are none."""
+    lines: list[str] = []
+    for name, spec in specs.items():
+        if name not in row.inputs:
+            raise Incompatible(f"{row.file}: the input {name!r} is missing (found {', '.join(row.inputs)})")
+        lines += spec.check(row.inputs[name], row.file)
+    return tuple(lines)

@@ -26,9 +26,9 @@ from unlabeled.core.data.items import Items
 from unlabeled.core.evaluation.embed import embed
 from unlabeled.core.evaluation.heads import Features, Forest, Logistic, head_of
 from unlabeled.core.files import write_atomic, write_json
-from unlabeled.core.study.plan import Plan
-from unlabeled.core.study.scoring import Scorer, open_corpus, training_specs, windows
-from unlabeled.core.study.tuning import Tuner
+from unlabeled.core.studies.plan import Plan
+from unlabeled.core.studies.scoring import Scorer, open_corpus, training_specs, windows
+from unlabeled.core.studies.tuning import Tuner
 
 OURS, RANDOM = "ours", "random weights"
 FROZEN, TUNED = "frozen", "fine-tuned"

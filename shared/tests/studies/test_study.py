@@ -11,8 +11,8 @@ import pytest
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Recipe
-from unlabeled.core.study import study, text
-from unlabeled.core.study.run import planned
+from unlabeled.core.studies import study, text
+from unlabeled.core.studies.run import planned
 
 STARTS = {
     "stats+logreg",

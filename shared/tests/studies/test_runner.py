@@ -8,7 +8,7 @@ import pytest
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.evaluation.labels import read_labels
-from unlabeled.core.study.runner import Job, run
+from unlabeled.core.studies.runner import Job, run
 
 
 def write(path: Path, after: tuple[str, ...] = ()) -> Job:

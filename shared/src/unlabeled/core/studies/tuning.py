@@ -18,8 +18,8 @@ from unlabeled.core.evaluation.probe import vote
 from unlabeled.core.measures.confusion import confusion, macro_f1
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.streams import key, rng
-from unlabeled.core.study.plan import Plan, draw, title
-from unlabeled.core.study.scoring import Ids, Scorer, of_records, part
+from unlabeled.core.studies.plan import Plan, draw, title
+from unlabeled.core.studies.scoring import Ids, Scorer, of_records, part
 
 
 class Tuner:

@@ -6,15 +6,21 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
+
+from unlabeled.core.studies.jobs import RANDOM
 
 
 def table(report: Mapping[str, Any]) -> Table:
     """One row per start, one column per budget: macro-F1 with its 95 % interval."""
     n = report["n"]
     made = Table(
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
         title=f"{n['labelled_records']} labelled records of {n['tested_groups']} groups, {len(n['records_of_class'])} classes",
         caption="macro-F1 [95 % interval over groups and seeds], groups left out, vote per record\n"
         "* on fewer label draws than the others: compare by the differences, which use shared draws",
@@ -25,7 +31,10 @@ def table(report: Mapping[str, Any]) -> Table:
         made.add_column(f"{budget['title']}\n({_span(budget['records'])} records)", no_wrap=True)
     most = {b: max(scores[b]["draws"] for scores in report["scores"].values()) for b in budgets}
     for start, scores in report["scores"].items():
-        made.add_row(start, *(_cell(scores[b]) + ("*" if scores[b]["draws"] < most[b] else "") for b in budgets))
+        made.add_row(
+            start.replace(RANDOM, "random"),
+            *(_cell(scores[b]) + ("*" if scores[b]["draws"] < most[b] else "") for b in budgets),
+        )
     return made
 
 
@@ -64,7 +73,12 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def _cell(score: Mapping[str, Any]) -> str:
-    return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+    return f"{_short(score['mean'])} [{_short(score['low'])} {_short(score['high'])}]"
+
+
+def _short(value: float) -> str:
+    """Three digits without the zero before the point, so that three budgets fit 80 columns."""
+    return f"{value:.3f}".removeprefix("0")
 
 
 def _span(records: list[int]) -> str:

@@ -5,9 +5,9 @@ import pytest
 
 from unlabeled.core.contracts import Leakage, RequestError
 from unlabeled.core.evaluation.heads import Logistic
-from unlabeled.core.study.plan import Fold, Plan, draw, title
-from unlabeled.core.study.scoring import Scorer
-from unlabeled.core.study.tuning import inner_split
+from unlabeled.core.studies.plan import Fold, Plan, draw, title
+from unlabeled.core.studies.scoring import Scorer
+from unlabeled.core.studies.tuning import inner_split
 
 CLASSES, GROUPS, EACH = 3, 5, 6  # every group has 2 records of every class
 

@@ -1,6 +1,6 @@
 """Study: was pretraining worth it? Ours beside random weights and the field's simple baselines, and the verdict."""
 
-from unlabeled.core.study.run import study
-from unlabeled.core.study.table import render, table, text
+from unlabeled.core.studies.run import study
+from unlabeled.core.studies.table import render, table, text
 
 __all__ = ["render", "study", "table", "text"]

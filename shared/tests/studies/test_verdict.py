@@ -1,7 +1,7 @@
 import pytest
 
 from unlabeled.core.measures.intervals import Interval
-from unlabeled.core.study.verdict import word
+from unlabeled.core.studies.verdict import word
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.evaluation.heads import head_of
 from unlabeled.core.evaluation.labels import read_labels
 from unlabeled.core.files import write_json
-from unlabeled.core.study.jobs import (
+from unlabeled.core.studies.jobs import (
     baseline_job,
     fold_name,
     joined_with,
@@ -25,11 +25,11 @@ from unlabeled.core.study.jobs import (
     seed_name,
     simple_name,
 )
-from unlabeled.core.study.plan import Plan, as_json, make_plan
-from unlabeled.core.study.report import assemble
-from unlabeled.core.study.runner import Job, run
-from unlabeled.core.study.scoring import windows
-from unlabeled.core.study.tuning import inner_split
+from unlabeled.core.studies.plan import Plan, as_json, make_plan
+from unlabeled.core.studies.report import assemble
+from unlabeled.core.studies.runner import Job, run
+from unlabeled.core.studies.scoring import windows
+from unlabeled.core.studies.tuning import inner_split
 
 OnProgress = Callable[[int, int, str], None]
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from unlabeled.core.evaluation.labels import UNLABELLED
 from unlabeled.core.measures.confusion import confusion
 from unlabeled.core.measures.intervals import RESAMPLES, Interval, difference, interval
-from unlabeled.core.study.jobs import FROZEN, OURS, RANDOM, TUNED, fold_name, result, seed_name
-from unlabeled.core.study.plan import Plan, title
-from unlabeled.core.study.verdict import RULE, word
+from unlabeled.core.studies.jobs import FROZEN, OURS, RANDOM, TUNED, fold_name, result, seed_name
+from unlabeled.core.studies.plan import Plan, title
+from unlabeled.core.studies.verdict import RULE, word
 
 Confusions = dict[str, dict[str, NDArray[np.int64]]]
 

@@ -15,7 +15,7 @@ from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import Items, cut
 from unlabeled.core.evaluation.heads import Features, Head, Scores
 from unlabeled.core.evaluation.probe import probe, vote
-from unlabeled.core.study.plan import Fold, Plan, title
+from unlabeled.core.studies.plan import Fold, Plan, title
 
 Ids = NDArray[np.int64]
 
