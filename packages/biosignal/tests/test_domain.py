@@ -49,7 +49,7 @@ def test_listing_it_is_light() -> None:
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_recipe_is_valid_and_builds(name: str) -> None:
     recipe = validated(Recipe, yaml.safe_load(RECIPES[name].read_text()), name)
-    assert recipe.domain == "biosignal" and recipe.max_steps == 300 and recipe.batch_size == 96
+    assert recipe.domain == "biosignal"
     assert name == f"{recipe.method.name}-watch.yaml"
     assert all(c.name in domain.conversions for c in recipe.data.conversions)
     spec = InputSpec(

@@ -25,13 +25,14 @@ def test_an_interrupt_ends_the_processes_and_leaves_what_was_done(tmp_path: Path
 
     sleeper = Job("sleeper", tmp_path / "sleeper", partial(time.sleep, 300))
     jobs = [sleeper, write(tmp_path / "quick"), write(tmp_path / "never", ("sleeper",))]
+    others = set(multiprocessing.active_children())  # such as the pair of ranks the session keeps
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(jobs, 2, stop)
     assert time.monotonic() - began < 60  # of the sleeper's 300 s
     assert names == ["", "quick"]
     assert [p.name for p in tmp_path.iterdir()] == ["quick"]
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_order_resume_threads_and_errors(tmp_path: Path) -> None:

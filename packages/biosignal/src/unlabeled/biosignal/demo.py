@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unlabeled.biosignal.baselines import Hand
 from unlabeled.biosignal.samples import watch
@@ -64,7 +65,7 @@ def _mirroring(recipe: Recipe, update: Callable[[int, int], None]) -> str:
     from unlabeled.core.studies.run import planned
     from unlabeled.core.studies.scoring import Scorer, open_corpus, training_specs, windows
 
-    found = {}
+    found: dict[str, NDArray[np.int64]] = {}
     for name, conversions in (("mirrored", recipe.data.conversions), ("as recorded", ())):
         data = recipe.data.model_copy(update={"conversions": conversions})
         study = recipe.study.model_copy(update={"budgets": recipe.study.budgets[:1]})
