@@ -157,7 +157,7 @@ def test_requests_are_checked_before_anything_runs(recipe: Recipe, toy: Path, tm
     rows = [["key", "label"], ["s0/r0", "up"], ["s1/r0", "up"], ["s2/r0", "down"]]
     with (tmp_path / "few.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    with pytest.raises(RequestError, match=r"fold \d: the class 'down' has no labelled record left"):
+    with pytest.raises(RequestError, match=r"fold 0: the class 'up' has no labelled record left"):
         study(changed(labels=tmp_path / "few.csv"), tmp_path / "a")
     assert not (tmp_path / "a").exists()
 

@@ -19,7 +19,7 @@ from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe, dump, read_recipe
 from unlabeled.core.data.corpus import Corpus
-from unlabeled.core.data.groups import codes
+from unlabeled.core.data.groups import codes, distinct, shuffled
 from unlabeled.core.data.items import Items, cut
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.plans import Uniform
@@ -52,7 +52,7 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
     if ranks.leader():
         write_atomic(run / "data.sha256", print_of_data.encode())
         corpus.manifest.save(run / "manifest.parquet")
-        splits = [{"group": g, "split": "pretrain"} for g in sorted(set(corpus.groups))]
+        splits = [{"group": g, "split": "pretrain"} for g in distinct(corpus.groups)]
         splits += [{"group": g, "split": "held out"} for g in held_out]
         write_atomic(run / "splits.parquet", lambda temp: pq.write_table(pa.Table.from_pylist(splits), temp))
 
@@ -81,8 +81,8 @@ def health_of(result: dict[str, Any]) -> dict[str, Any]:
 def pretraining_items(recipe: Recipe) -> tuple[Items, list[str]]:
     """The items of the groups to train on, normalised by constants of these groups only, and the groups held out."""
     corpus = Corpus.open(domain(recipe.domain), recipe.data)
-    groups = sorted(set(corpus.groups))
-    out = groups[len(groups) - round(recipe.data.hold_out * len(groups)) :] if recipe.data.hold_out else []
+    groups = shuffled(corpus.groups, recipe.seed, "hold out")
+    out = groups[: round(recipe.data.hold_out * len(groups))]
     if out:
         corpus = corpus.only([g for g in groups if g not in out])
     corpus = corpus.normalised(recipe.data.normaliser)

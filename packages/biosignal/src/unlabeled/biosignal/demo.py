@@ -59,6 +59,7 @@ def _recipe(folder: Path) -> Recipe:
 
 def _mirroring(recipe: Recipe, update: Callable[[int, int], None]) -> str:
     """Hand features and logistic regression at the smallest budget, with and without the conversion, paired."""
+    from unlabeled.core.data.groups import distinct
     from unlabeled.core.measures.confusion import confusion
     from unlabeled.core.measures.intervals import difference, interval
     from unlabeled.core.studies.plan import title
@@ -71,7 +72,7 @@ def _mirroring(recipe: Recipe, update: Callable[[int, int], None]) -> str:
         study = recipe.study.model_copy(update={"budgets": recipe.study.budgets[:1]})
         one = recipe.model_copy(update={"data": data, "study": study})
         plan, _ = planned(one)
-        groups = sorted(set(plan.groups))
+        groups = distinct(plan.groups)
         k = len(plan.classes)
         confusions = np.zeros((1, plan.draws, len(groups), k, k), np.int64)
         for fold in range(len(plan.folds)):

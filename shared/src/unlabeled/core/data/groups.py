@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from unlabeled.core.contracts import Leakage, RequestError
@@ -37,17 +37,27 @@ def hashed(group: str, secret: bytes) -> str:
     return hmac.new(secret, group.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def folds(groups: Collection[str], per_fold: int) -> list[tuple[str, ...]]:
-    """Every group left out once, `per_fold` at a time; the last fold takes what remains.
+def distinct(groups: Iterable[str]) -> list[str]:
+    """Every group once, in the order of the records, which every machine shares; that of the keyed hashes it does not."""
+    return list(dict.fromkeys(groups))
 
-    The order is that of the keyed hashes, which is random with respect to the data.
-    """
-    ordered = sorted(set(groups))
-    if len(ordered) <= per_fold:
+
+def shuffled(groups: Iterable[str], seed: int, name: str) -> list[str]:
+    """Every group once, in an order that depends on the records and the seed alone."""
+    from unlabeled.core.streams import rng  # here, since it needs torch and `inspect` does not
+
+    ordered = distinct(groups)
+    return [ordered[i] for i in rng(seed, "groups", name).permutation(len(ordered))]
+
+
+def folds(groups: Iterable[str], per_fold: int, seed: int) -> list[tuple[str, ...]]:
+    """Every group left out once, `per_fold` at a time, by lot; the last fold takes what remains."""
+    order = shuffled(groups, seed, "folds")
+    if len(order) <= per_fold:
         raise RequestError(
-            f"{len(ordered)} groups cannot be split with {per_fold} left out; set study.groups_per_fold lower"
+            f"{len(order)} groups cannot be split with {per_fold} left out; set study.groups_per_fold lower"
         )
-    return [tuple(ordered[i : i + per_fold]) for i in range(0, len(ordered), per_fold)]
+    return [tuple(order[i : i + per_fold]) for i in range(0, len(order), per_fold)]
 
 
 def check_disjoint(train: Collection[str], test: Collection[str], what: str) -> None:
@@ -61,6 +71,6 @@ def check_disjoint(train: Collection[str], test: Collection[str], what: str) -> 
 
 
 def codes(groups: Sequence[str]) -> list[int]:
-    """Small integers for groups, by sorted name."""
-    index = {g: i for i, g in enumerate(sorted(set(groups)))}
+    """Small integers for groups, by first appearance."""
+    index = {g: i for i, g in enumerate(distinct(groups))}
     return [index[g] for g in groups]

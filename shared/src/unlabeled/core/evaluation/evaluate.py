@@ -18,7 +18,7 @@ from unlabeled.core.bundle import load_bundle
 from unlabeled.core.contracts import Leakage, RequestError, load
 from unlabeled.core.contracts.recipe import Data
 from unlabeled.core.data.corpus import Corpus
-from unlabeled.core.data.groups import folds
+from unlabeled.core.data.groups import distinct, folds
 from unlabeled.core.data.items import Items, cut
 from unlabeled.core.evaluation.embed import embed as embed_items
 from unlabeled.core.evaluation.heads import Head, head_of
@@ -115,8 +115,8 @@ def evaluate(
     known = read_labels(Path(labels), [r.key for r in corpus.rows], [r.key for r in corpus.manifest.bad])
     codes = np.where(np.isin(np.arange(len(corpus)), items.record), known.codes, UNLABELLED)
     groups = np.array(corpus.groups)
-    labelled = sorted(set(groups[codes != UNLABELLED].tolist()))
-    seen = sorted(set(labelled) & encoder.bundle.groups)
+    labelled = distinct(groups[codes != UNLABELLED].tolist())
+    seen = [g for g in labelled if g in encoder.bundle.groups]
     test = labelled if allow_seen else [g for g in labelled if g not in seen]
     if not test:
         raise Leakage(
@@ -166,7 +166,7 @@ class Trial:
         self.record, self.codes, self.classes = items.record, codes, len(labels.classes)
         self.test = list(test)
         per_fold = -(-len(self.test) // FOLDS)
-        self.folds = folds(test, per_fold) if len(test) > per_fold else [tuple(test)]
+        self.folds = folds(test, per_fold, seed=0) if len(test) > per_fold else [tuple(test)]
         for number, fold in enumerate(self.folds):
             labels.require(
                 [g for g in set(self.groups.tolist()) if g not in fold], self.groups.tolist(), f"fold {number}"

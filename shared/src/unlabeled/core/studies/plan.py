@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.corpus import Corpus
-from unlabeled.core.data.groups import check_disjoint, folds
+from unlabeled.core.data.groups import check_disjoint, distinct, folds
 from unlabeled.core.data.items import Items
 from unlabeled.core.evaluation.labels import UNLABELLED, Labels
 from unlabeled.core.streams import rng
@@ -114,9 +114,9 @@ def make_plan(recipe: Recipe, corpus: Corpus, items: Items, labels: Labels) -> P
     if len({title(b) for b in recipe.study.budgets}) < len(recipe.study.budgets) or not recipe.study.budgets:
         raise RequestError("study.budgets must hold one budget or more, each once")
     made = []
-    labelled = {g for g, code in zip(corpus.groups, labels.codes, strict=True) if code != UNLABELLED}
-    for number, test in enumerate(folds(labelled, recipe.study.groups_per_fold)):
-        train = tuple(sorted(set(corpus.groups) - set(test)))
+    labelled = [g for g, code in zip(corpus.groups, labels.codes, strict=True) if code != UNLABELLED]
+    for number, test in enumerate(folds(labelled, recipe.study.groups_per_fold, recipe.seed)):
+        train = tuple(g for g in distinct(corpus.groups) if g not in test)
         labels.require(train, corpus.groups, f"fold {number}")
         made.append(Fold(train, test))
     free = {"jobs"}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unlabeled.core.data.groups import distinct
 from unlabeled.core.evaluation.labels import UNLABELLED
 from unlabeled.core.measures.confusion import confusion
 from unlabeled.core.measures.intervals import RESAMPLES, Interval, difference, interval
@@ -90,7 +91,7 @@ def _results(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
 
 def tested(plan: Plan) -> list[str]:
     """Groups with a labelled record, in order."""
-    return sorted({plan.groups[i] for i in plan.of(tuple(set(plan.groups)))})
+    return distinct(plan.groups[i] for i in plan.of(plan.groups))
 
 
 def collect(plan: Plan, results: dict[str, dict[str, Any]]) -> Confusions:
@@ -106,7 +107,7 @@ def collect(plan: Plan, results: dict[str, dict[str, Any]]) -> Confusions:
                 predicted = np.array(rows, np.int64).reshape(len(rows), len(rows[0]), len(records))
                 shape = (seeds or len(rows), len(rows[0]), len(where), k, k)
                 into = out.setdefault(start, {}).setdefault(budget, np.zeros(shape, np.int64))
-                for group in sorted({plan.groups[r] for r in records}):
+                for group in distinct(plan.groups[r] for r in records):
                     at = np.array([plan.groups[r] == group for r in records])
                     into[first : first + len(rows), :, where[group]] += confusion(
                         labels[records[at]], predicted[:, :, at], k
