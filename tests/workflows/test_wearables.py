@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -339,8 +340,81 @@ def test_too_many_bad_files_stop_a_run(good: Path, tmp_path: Path, capsys: Any, 
     folder = with_file(good, tmp_path / "f", UNREADABLE["0 rows"])
     text = refused(capsys, 3, "pretrain", recipe, f"data.path={folder}", "-o", tmp_path / "run")
     assert "1 of 19 records cannot be used" in text and "s0-9.csv" in text
+    # a refused request leaves nothing behind, so that the mended one may take the same folder
+    assert not (tmp_path / "run").exists()
+    assert call("pretrain", recipe, f"data.path={folder}", "data.max_bad_fraction=0.1", "-o", tmp_path / "run") == 0
     assert call("pretrain", recipe, f"data.path={folder}", "data.max_bad_fraction=0.1", "-o", tmp_path / "run") == 2
-    assert call("pretrain", recipe, f"data.path={folder}", "data.max_bad_fraction=0.1", "-o", tmp_path / "run2") == 0
+
+
+def test_outputs_may_not_lie_among_the_data(
+    good: Path, bundle: Path, recipe: Path, tmp_path: Path, capsys: Any
+) -> None:
+    folder = shutil.copytree(good, tmp_path / "f")
+    assert "lies inside the data folder" in refused(capsys, 2, "embed", bundle, folder, "-o", folder / "e.parquet")
+    words = ("pretrain", recipe, f"data.path={folder}", "-o", folder / "run")
+    assert "lies inside the data folder" in refused(capsys, 2, *words)
+    assert "there is no folder" in refused(capsys, 2, "embed", bundle, folder, "-o", tmp_path / "no" / "e.parquet")
+    assert not (folder / "run").exists()
+
+
+def test_a_bundle_takes_the_folder_it_was_trained_on(good: Path, recipe: Path, tmp_path: Path, capsys: Any) -> None:
+    """One file with a channel less is a bad file to the bundle too, and no reason to refuse the others."""
+    folder = with_file(good, tmp_path / "f", UNREADABLE["a channel less"])
+    loose = [f"data.path={folder}", "data.max_bad_fraction=0.1"]
+    assert call("pretrain", recipe, *loose, "-o", tmp_path / "run") == 0
+    labels = tmp_path / "l.csv"
+    labels.write_text((folder / "labels.csv").read_text() + "s0-9,pace0\n")
+    capsys.readouterr()
+    assert call("evaluate", tmp_path / "run/bundle", folder, "--labels", labels, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["records"] == 18
+
+
+def test_a_changed_sidecar_is_a_change_of_the_data(good: Path, recipe: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = shutil.copytree(good, tmp_path / "f")
+    words = [f"data.path={folder}", "data.hold_out=0", "data.conversions=[{name: mirror}]"]
+    assert call("pretrain", recipe, *words, "-o", tmp_path / "run") == 0
+    shutil.rmtree(tmp_path / "run" / "bundle")
+    table = (folder / "recordings.csv").read_text()
+    (folder / "recordings.csv").write_text(table.replace("s0-0.csv,s0,right", "s0-0.csv,s0,left"))
+    assert "changed since" in refused(capsys, 2, "pretrain", "--resume", tmp_path / "run")
+
+
+def test_one_recording_under_two_subjects_is_leakage(good: Path, bundle: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = with_file(good, tmp_path / "f", lambda path: shutil.copy(good / "s1-0.csv", path))
+    labels = folder / "labels.csv"
+    assert "hold the same values under different groups" in refused(
+        capsys, 4, "evaluate", bundle, folder, "--labels", labels
+    )
+
+
+def test_groups_hashed_with_another_key_are_not_taken_for_unseen(
+    good: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("UNLABELED_KEY", str(tmp_path / "key"))
+    words = ("evaluate", bundle, good, "--labels", good / "labels.csv")
+    assert "made under another project key" in refused(capsys, 4, *words)
+    capsys.readouterr()
+    assert call(*words, "--allow-seen", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["seen_in_pretraining"] is None
+
+
+def test_init_leaves_out_a_conversion_the_files_cannot_meet(good: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = shutil.copytree(good, tmp_path / "f")
+    table = (folder / "recordings.csv").read_text()
+    (folder / "recordings.csv").write_text(table.replace(",right", ",").replace(",side", ",side"))
+    assert call("init", folder, "-o", tmp_path / "r.yaml") == 0
+    assert "without the conversion mirror" in capsys.readouterr().err
+    assert yaml.safe_load((tmp_path / "r.yaml").read_text())["data"]["conversions"] == []
+
+
+@pytest.mark.parametrize(
+    "words", [("pretrain", "."), ("inspect", "--max-bad", "2", "."), ("inspect", "-Orate=[1", ".")]
+)
+def test_mistakes_of_the_hand_are_usage_errors(words: tuple[str, ...], tmp_path: Path, capsys: Any) -> None:
+    to = ("-o", tmp_path / "run") if words[0] == "pretrain" else ()
+    capsys.readouterr()
+    assert call(*words, *to) == 2
+    assert "fault of the program" not in capsys.readouterr().err
 
 
 # labels
@@ -408,11 +482,17 @@ def test_init_writes_a_recipe_that_runs(good: Path, tmp_path: Path, capsys: Any)
     [
         ("method.temprature=1", "'temprature' is unknown, did you mean 'temperature'?"),
         ("encoder.name=convent", "'convent' is unknown, did you mean 'convnet'?"),
-        ("views=[{name: crop, second: 3}]", "views.0: 'second' is unknown, did you mean 'seconds'?"),
+        ("views=[{name: crop, second: 3}]", "second: 'second' is unknown, did you mean 'seconds'?"),
         ("method.name=simclear", "'simclear' is unknown, did you mean 'simclr'?"),
         ("data.options={rat: 50}", "data.options: rat: 'rat' is unknown, did you mean 'rate'?"),
         ("data.conversions=[{name: miror}]", "'miror' is unknown, did you mean 'mirror'?"),
         ("batch_size=100000", "items fill no batch; set batch_size to"),
+        ("views=[{name: crop}]", "views.0: seconds is missing"),
+        ("views=[{name: crop, seconds: long}]", "views.0: seconds: input should be a valid number"),
+        ("views=[{name: cr", "is no value in YAML"),
+        ("data.conversions=[{name: mirror, options: {too: left}}]", "too: 'too' is unknown, did you mean 'to'?"),
+        ("data.conversions=[{name: mirror, options: {to: middle}}]", "data.conversions mirror: to: input should be"),
+        ("data.hold_out=0.95", "data.hold_out 0.95 leaves none of 6 groups to train on"),
     ],
 )
 def test_faults_of_a_recipe_name_the_nearest_word(
@@ -444,11 +524,69 @@ def test_an_interrupt_saves_and_the_resumed_run_is_the_uninterrupted_one(recipe:
     assert same[0] == same[1]
 
 
-def test_no_raw_subject_and_no_key_in_what_is_written(bundle: Path, good: Path) -> None:
-    """Subjects are s0 ... s5 and stand in file names; the groups written are 16 hex digits and not their plain hash."""
-    import hashlib
+def written(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` as bytes; a Parquet file also with its compression undone."""
+    import pyarrow.parquet as pq
 
+    found = {}
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            found[f"{path.relative_to(folder)}, read"] = f"{table.schema} {table.to_pylist()}".encode()
+    return found
+
+
+def test_no_raw_subject_and_no_key_in_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """Names stand in recordings.csv and in a cell of a bad file, the key in a file of its own, and in no output."""
+    people = ("Jane Doe", "Ola Nordmann", "Moritz Mustermann", "Erika Gabler", "Juan Perez", "Anna Svensson")
+    cell = "Zelda Quimby 1951-03-02"
+    data, out, key = tmp_path / "data", tmp_path / "out", tmp_path / "key"
+    monkeypatch.setenv("UNLABELED_KEY", str(key))
+    files, labels = ["file,subject,side"], ["key,label"]
+    for i in range(18):
+        write(data / f"r{i:02d}.csv", recording(i))
+        files.append(f"r{i:02d}.csv,{people[i // 3]},right")
+        labels.append(f"r{i:02d},pace{i % 3}")
+    (data / "bad.csv").write_text(f"{HEADER},patient_name\n0.00,1,1,1,1,1,1,{cell}\n")
+    (data / "recordings.csv").write_text("\n".join([*files, f"bad.csv,{people[0]},right"]) + "\n")
+    (tmp_path / "labels.csv").write_text("\n".join(labels) + "\n")
+    recipe = {**RECIPE, "trainer": {**RECIPE["trainer"], "tensorboard": True}}
+    recipe["data"] = {"path": str(data), "window": [5.0], "stride": [2.5], "hold_out": 0.4, "max_bad_fraction": 0.1}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    out.mkdir()
+
+    assert call("inspect", data, "--json") == 3
+    assert call("inspect", data) == 3
+    assert call("pretrain", tmp_path / "recipe.yaml", "data.max_bad_fraction=0", "-o", out / "none") == 3
+    assert call("pretrain", tmp_path / "recipe.yaml", "-o", out / "run") == 0
+    bundle = out / "run" / "bundle"
+    assert call("evaluate", bundle, data, "--labels", tmp_path / "labels.csv", "--json") == 0
+    assert call("embed", bundle, data, "-o", out / "e.parquet") == 0
+
+    told = capfd.readouterr()
+    found = {**written(out), "stdout": told.out.encode(), "stderr": told.err.encode()}
+    # that the search sees what is there: the reason in the manifest, on both streams, and the path in the recipe
+    reason = b"column 'patient_name' holds"
+    for place in ("run/manifest.parquet, read", "stdout", "stderr"):
+        assert reason in found[place].replace(b"\n", b" "), place
+    assert str(data).encode() in found["run/recipe.yaml"]
+    assert {"run/splits.parquet, read", "run/metrics.jsonl", "e.parquet, read"} <= set(found)
+    assert any("tfevents" in place for place in found)
+
+    secret = key.read_bytes().strip()
+    assert len(secret) >= 32
+    # whole names, and such parts as no weights spell by chance
+    names = (*people, cell)
+    words = [w.encode() for w in (*names, *(w for name in names for w in name.split() if len(w) > 5))]
+    for place, content in found.items():
+        assert [w for w in (*words, secret) if w.lower() in content.lower()] == [], place
+        if place.startswith("run/bundle/"):
+            assert str(tmp_path).encode() not in content, place
+
+    # what stands there of a person is 16 hex digits, and not those of the name's plain hash, which anyone could make
     groups = json.loads((bundle / "bundle.json").read_text())["groups"]
-    assert all(len(g) == 16 and int(g, 16) >= 0 for g in groups)
-    plain = {hashlib.sha256(f"s{i}".encode()).hexdigest()[:16] for i in range(6)}
-    assert plain.isdisjoint(groups)
+    assert len(groups) == 4 and all(len(g) == 16 and int(g, 16) >= 0 for g in groups)
+    assert {hashlib.sha256(name.encode()).hexdigest()[:16] for name in people}.isdisjoint(groups)

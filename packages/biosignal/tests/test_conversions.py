@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from unlabeled.biosignal.conversions import mirror
-from unlabeled.core.contracts import BadInput, Input, Sample
+from unlabeled.core.contracts import BadInput, Input, RequestError, Sample
 
 CHANNELS = ("acc_x", "acc_y", "acc_z", "ppg", "gyro_x", "gyro_y", "gyro_z")
 
@@ -57,3 +59,11 @@ def test_what_cannot_be_mirrored(given: Sample, says: str) -> None:
     with pytest.raises(BadInput) as caught:
         mirror(given)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("to", ["middle", "Left", "", None])
+@pytest.mark.parametrize("side", ["left", "right", None])
+def test_another_side_is_a_wrong_request(to: Any, side: str | None) -> None:
+    with pytest.raises(RequestError) as caught:
+        mirror(sample(side), to=to)
+    assert str(caught.value) == f"data.conversions mirror.to is {to!r}; write left or right"

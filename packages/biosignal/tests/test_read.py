@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +191,14 @@ def test_file_and_sidecar_contradict(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name,subject\na.csv,s1\n", "has the columns name, subject; it needs file and subject"),
-        ("file,subject,age\na.csv,s1,40\n", "it needs file and subject, and may have side and source"),
-        ("file,subject\na.csv,s1\na.csv,s2\n", "line 3: a.csv stands there twice"),
+        ("name,subject\na.csv,s1\n", "has no column file; its header needs file and subject"),
+        (
+            "file,subject,age\na.csv,s1,40\n",
+            "has 1 unknown column.s.; its header needs file and subject, and may have side",
+        ),
+        ("file,subject\na.csv,s1\na.csv,s2\n", "line 3: its file stands there twice"),
         ("file,subject\n,s1\n", "line 2: no file is named"),
-        ("", r"has the columns \(none\)"),
+        ("", "has no column file and no column subject"),
     ],
 )
 def test_broken_sidecar_is_a_wrong_request(text: str, says: str, tmp_path: Path) -> None:
@@ -202,6 +206,65 @@ def test_broken_sidecar_is_a_wrong_request(text: str, says: str, tmp_path: Path)
     (tmp_path / "recordings.csv").write_text(text)
     with pytest.raises(RequestError, match=says):
         read(path)
+
+
+NAME = "Jane Doe 1951-03-02"
+# one file for every place that a private word may stand in
+TOLD: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a cell": ("a.csv", lambda p: write_csv(p, columns(patient_name=[NAME] * 100))),
+    "a time": ("a.csv", lambda p: write_csv(p, {**columns(), "time": [NAME] * 100})),
+    "a side": ("a.csv", lambda p: write_csv(p, columns(side=[NAME] * 100))),
+    "a longer row": ("a.csv", lambda p: p.write_text(f"time,ecg\n0,1,{NAME}\n")),
+    "a broken quote": ("a.csv", lambda p: p.write_text(f'time,"ecg\n{NAME}",x\n0,1,2\n')),
+    "a rate": ("a.parquet", lambda p: write_parquet(p, signal(), rate=NAME, subject="s1")),
+    "an NPZ rate": ("a.npz", lambda p: write_npz(p, signal(), rate=NAME)),
+    "an NPZ side": ("a.npz", lambda p: write_npz(p, signal(), side=NAME)),
+    "an NPZ time": ("a.npz", lambda p: write_npz(p, signal(), time=np.full(100, NAME))),
+    "an NPZ channel": ("a.npz", lambda p: np.savez(p, ecg=np.full(100, NAME), rate=50.0)),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_a_reason_repeats_no_cell(case: str, tmp_path: Path) -> None:
+    """Reasons are written into manifests and logs, where no private word may stand."""
+    name, write = TOLD[case]
+    write(tmp_path / name)
+    with pytest.raises(BadInput) as caught:
+        read(tmp_path / name)
+    assert not any(word in str(caught.value) for word in NAME.split())
+
+
+def test_a_sidecar_without_header_is_not_repeated(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", columns())
+    (tmp_path / "recordings.csv").write_text(f"a.csv,{NAME}\nb.csv,{NAME}\n")
+    with pytest.raises(RequestError, match="has no column file and no column subject") as caught:
+        read(path)
+    assert "Jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1), (1, -1)])
+def test_vectors_as_matlab_writes_them(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """A vector is told from a matrix by having one axis longer than 1; (1, 1) is its one word."""
+
+    def turned(values: Any) -> Any:
+        return np.asarray(values).reshape(shape)
+
+    table = {c: turned(row) for c, row in zip(CHANNELS, signal(), strict=True)}
+    facts = {"rate": turned(RATE), "source": turned("ankle"), "side": turned("L"), "time": turned(times())}
+    labels = {"channels": turned(CHANNELS), "units": turned(UNITS)}
+    for subject in ("s1", ["s1"] * 100):
+        np.savez(tmp_path / "a.npz", **table, **facts, **labels, subject=turned(subject))
+        (sample,) = read(tmp_path / "a.npz")
+        x = sample.inputs["x"]
+        np.testing.assert_array_equal(x.data, signal().astype(np.float32))
+        assert (sample.group, sample.meta["side"], x.source, x.spacing) == ("s1", "left", "ankle", (1 / RATE,))
+        assert (x.channels, x.units) == (CHANNELS, UNITS)
+
+
+def test_a_single_file_of_another_ending_is_no_data(tmp_path: Path) -> None:
+    for name in ("README.md", "LICENSE", "archive.csv.gz"):
+        (tmp_path / name).touch()
+        assert Reader().files(tmp_path / name) == []
 
 
 def test_files_are_sorted_without_sidecars_and_hidden(tmp_path: Path) -> None:

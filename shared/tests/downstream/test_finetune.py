@@ -97,9 +97,11 @@ def test_an_item_drawn_twice_for_a_batch_gets_two_views() -> None:
     assert not torch.equal(*seen)
 
 
-def test_divergence_and_unreadable_test_items_are_errors() -> None:
+def test_divergence_and_unreadable_items_are_errors() -> None:
     with pytest.raises(RunFailed, match=r"learning rate 1e\+30 diverged"):
         fitted(lr=1e30)
+    with pytest.raises(BadInput, match="item 1 is broken"):
+        finetune(Net(), Shifted(LABELS, bad=(1,)), np.array(LABELS), TEST, CLASSES, lr=0.01, steps=1, seed=0)
     with pytest.raises(BadInput, match="item 2 is broken"):
         finetune(Net(), TRAIN, np.array(LABELS), Shifted(LABELS, bad=(2,)), CLASSES, lr=0.01, steps=1, seed=0)
 

@@ -72,6 +72,21 @@ def test_under_slurm_the_save_is_ours(tmp_path: Path, monkeypatch: pytest.Monkey
     assert checkpoint.saved(tmp_path / "run" / "checkpoints")[0].name == "step-00000007.pt"
 
 
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+            asked = [interrupt.asked]
+            os.kill(os.getpid(), signal.SIGTERM)
+            asked.append(interrupt.asked)
+            handler = signal.getsignal(signal.SIGINT)  # others have their default effect after the first signal
+        assert asked == [False, True]
+        assert handler == signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_other_threads_have_no_signals() -> None:
     failures: list[BaseException] = []
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from unlabeled.core.contracts import RequestError, RunFailed, TooManyBad
+from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.methods.base import Context
 from unlabeled.core.testing.toys import Denoiser, Distiller, Waves, identical, lines, loader, recipe
 from unlabeled.core.training import checkpoint
 from unlabeled.core.training.fit import FitResult, fit
@@ -147,6 +149,69 @@ def test_too_many_bad_items_end_the_run_at_the_epoch(loop: str, tmp_path: Path) 
             tmp_path / "short",
             resume=False,
         )
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(("steps", "save_every"), [(7, 3), (16, 8), (8, 100)])
+def test_a_run_of_too_many_bad_items_ends_so_again_on_resume(
+    loop: str, steps: int, save_every: int, tmp_path: Path
+) -> None:
+    # ended inside an epoch of 8 steps after saves at 3 and 6; after the save of the epoch's end; with no save but the last
+    source = Waves(32, bad=(3, 9))
+    options: dict[str, Any] = {"loop": loop, "max_bad_fraction": 0.0, "save_every": save_every}
+    for resume in (False, True, True):
+        with pytest.raises(TooManyBad):
+            fit(Denoiser(), loader(source), recipe(steps, **options), tmp_path, resume=resume)
+    assert not checkpoint.path_of(tmp_path / "checkpoints", steps).exists()
+
+
+def test_a_finished_state_of_too_many_bad_items_is_refused(tmp_path: Path) -> None:
+    # an interrupt in the last step of an epoch saves before the epoch's failures are counted
+    source = Waves(32, bad=(3, 9))
+    fit(Denoiser(), loader(source), recipe(8), tmp_path, resume=False)
+    with pytest.raises(TooManyBad):
+        fit(Denoiser(), loader(source), recipe(8, max_bad_fraction=0.0), tmp_path, resume=True)
+
+
+def resumed(run: Path, caplog: pytest.LogCaptureFixture, **trainer: Any) -> list[tuple[str, str]]:
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "unlabeled"):
+        fit(Denoiser(), loader(), recipe(**trainer), run, resume=True)
+    return [(r.levelname, r.getMessage()) for r in caplog.records if "resuming" in r.getMessage()]
+
+
+def test_a_resume_says_whether_it_is_exact(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "checkpoints"
+    fit(Denoiser(), loader(), recipe(15, threads=1), tmp_path, resume=False)
+    assert resumed(tmp_path, caplog, threads=1) == [("INFO", "resuming after step 15: exact")]
+    checkpoint.path_of(folder, 20).unlink()
+    why = "not exact, since it was saved with 1 thread and goes on with 2 threads"
+    assert resumed(tmp_path, caplog, threads=2) == [("WARNING", f"resuming after step 15: {why}")]
+    assert resumed(tmp_path, caplog, threads=1) == []  # finished: no step is left
+    checkpoint.path_of(folder, 20).unlink()
+    state = final(tmp_path)
+    assert state is not None
+    state["conditions"] |= {"device": "cuda", "torch": "2.0"}
+    checkpoint.save(folder, state, keep=1)
+    ((_, line),) = resumed(tmp_path, caplog, threads=1)
+    assert "with device cuda and goes on with device cpu; it was saved with torch 2.0 and goes on with torch" in line
+    checkpoint.path_of(folder, 20).unlink()
+    del state["conditions"]  # as saved by an older version
+    checkpoint.save(folder, state, keep=1)
+    ((level, line),) = resumed(tmp_path, caplog, threads=1)
+    assert level == "WARNING" and line.startswith("resuming after step 15: unknown whether exact")
+
+
+class Endless(Denoiser):
+    """The loss of the last of 20 steps is infinite."""
+
+    def step(self, batch: Batch, ctx: Context) -> dict[str, Any]:
+        out = super().step(batch, ctx)
+        return out | {"loss": out["loss"] * (float("inf") if ctx.step == 19 else 1.0)}
+
+
+def test_a_last_loss_that_is_not_finite_is_none(tmp_path: Path) -> None:
+    assert fit(Endless(), loader(), recipe(), tmp_path, resume=False).last_loss is None
 
 
 def test_progress_and_threads(tmp_path: Path) -> None:

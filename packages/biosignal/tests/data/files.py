@@ -152,9 +152,11 @@ BAD: dict[str, Bad] = {
     "ragged row": Bad(_ragged, "row 5 has 7 cells, the header 8"),
     "duplicate column": Bad(_duplicate_header, "the column 'acc_x' stands there twice"),
     "unnamed column": Bad(lambda p: write_csv(p, {**columns(), "": [0] * 100}), "column 9 has no name"),
-    "text in a channel": Bad(lambda p: write_csv(p, _cell("off")), "column 'gyro_y' holds 'off' in row 3"),
-    "decimal comma": Bad(lambda p: write_csv(p, _cell('"0,5"')), "column 'gyro_y' holds '0,5' in row 3"),
-    "text column": Bad(lambda p: write_csv(p, columns(mood=["ok"] * 100)), "column 'mood' holds 'ok' in row 1"),
+    "text in a channel": Bad(
+        lambda p: write_csv(p, _cell("off")), "column 'gyro_y' holds a text in row 3, which is no number"
+    ),
+    "decimal comma": Bad(lambda p: write_csv(p, _cell('"0,5"')), "column 'gyro_y' holds a text in row 3"),
+    "text column": Bad(lambda p: write_csv(p, columns(mood=["ok"] * 100)), "column 'mood' holds a text in row 1"),
     "no channel": Bad(lambda p: write_csv(p, {"time": times()}), "there is no channel column (found time)"),
     "missing channel": Bad(
         lambda p: write_csv(p, columns()),
@@ -171,13 +173,13 @@ BAD: dict[str, Bad] = {
         options={"subject_pattern": "(s[0-9]+)/"},
     ),
     "side changes": Bad(_two_sides, "the column 'side' changes within a recording"),
-    "unknown side": Bad(lambda p: write_csv(p, columns(side=["up"] * 100)), "the side is 'up'; write left or right"),
+    "unknown side": Bad(lambda p: write_csv(p, columns(side=["up"] * 100)), "the side is neither left nor right"),
     "no rate": Bad(lambda p: write_csv(p, _without("time")), "there is no time column and no rate"),
     "empty time cell": Bad(
         lambda p: write_csv(p, columns(time=np.where(np.arange(100) == 6, np.nan, times()))), "row 7 has no time"
     ),
     "words for times": Bad(
-        lambda p: write_csv(p, {**columns(), "time": ["noon"] * 100}), "column 'time' begins with 'noon'"
+        lambda p: write_csv(p, {**columns(), "time": ["noon"] * 100}), "column 'time' holds times of another form"
     ),
     "coarse clock": Bad(
         lambda p: write_csv(p, columns(time=np.floor(times()))),
@@ -239,7 +241,9 @@ BAD: dict[str, Bad] = {
         "bad.parquet",
     ),
     "rate of a word": Bad(
-        lambda p: write_parquet(p, signal(), rate="fast", subject="s1"), "gives the rate as 'fast'", "bad.parquet"
+        lambda p: write_parquet(p, signal(), rate="fast", subject="s1"),
+        "the rate in its metadata is no number",
+        "bad.parquet",
     ),
     "rate of zero": Bad(
         lambda p: write_parquet(p, signal(), rate="0", subject="s1"),
@@ -279,4 +283,27 @@ BAD: dict[str, Bad] = {
     "NPZ with a short time": Bad(
         lambda p: write_npz(p, signal(), time=times(99)), "time has 99 rows, the channels 100", "bad.npz"
     ),
+    "NPZ with an empty time": Bad(
+        lambda p: write_npz(p, signal(), time=np.zeros(0)), "time has 0 rows, the channels 100", "bad.npz"
+    ),
+    "NPZ with a matrix of times": Bad(
+        lambda p: write_npz(p, signal(), time=np.zeros((100, 2))), "'time' is an array of shape (100, 2)", "bad.npz"
+    ),
+    "NPZ with complex times": Bad(
+        lambda p: write_npz(p, signal(), time=times().astype(complex)), "'time' is of type complex128", "bad.npz"
+    ),
+    "NPZ with a matrix of subjects": Bad(
+        lambda p: write_npz(p, signal(), subject=np.full((50, 2), "s1")),
+        "'subject' is an array of shape (50, 2)",
+        "bad.npz",
+    ),
+    "NPZ with a subject in Latin-1": Bad(
+        lambda p: write_npz(p, signal(), subject="Zoë".encode("latin-1")),
+        "'subject' holds bytes that are not ASCII",
+        "bad.npz",
+    ),
+    "NPZ with two rates": Bad(
+        lambda p: write_npz(p, signal(), rate=[50.0, 60.0]), "'rate' holds 2 values; save one", "bad.npz"
+    ),
+    "one endless cell": Bad(lambda p: p.write_text("a" * 200_000 + ",b\n0,1\n"), "not a readable CSV"),
 }

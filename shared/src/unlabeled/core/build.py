@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from unlabeled.core.contracts import Domain, InputSpec, RequestError, load
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.contracts.domain import methods
-from unlabeled.core.contracts.recipe import Recipe, nearest, validated
+from unlabeled.core.contracts.recipe import Recipe, called, nearest, validated
 from unlabeled.core.methods.base import Method
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.streams import Draw, key
@@ -61,11 +60,8 @@ def build_views(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec]) 
         if view.input not in specs:
             raise RequestError(f"{where}.input: {nearest(view.input, list(specs))}")
         function = load(domain.views[view.name])
-        options = [p for p in inspect.signature(function).parameters if p not in ("x", "draw", "spec")]
-        for option in view.options:
-            if option not in options:
-                raise RequestError(f"{where}: {nearest(option, options)}")
-        steps.append((f"{number}-{view.name}", view.input, partial(function, spec=specs[view.input], **view.options)))
+        options = called(function, ("x", "draw", "spec"), view.options, where)
+        steps.append((f"{number}-{view.name}", view.input, partial(function, spec=specs[view.input], **options)))
 
     def views(batch: Batch, draw: Draw) -> Batch:
         for name, at, function in steps:

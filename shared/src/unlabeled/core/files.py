@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from unlabeled.core.contracts import RequestError
+
 
 def write_atomic(path: Path, content: bytes | Callable[[Path], Any], mode: int = 0o644) -> None:
     """Write through a sibling temp file, fsync, replace and fsync of the folder, so that a kill leaves old or new.
@@ -33,6 +35,14 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], Any], mode: int =
 
 def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def outside(data: Path, output: Path) -> None:
+    """Raises RequestError where an output would lie among the data, and be read as data the next time."""
+    if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
+        raise RequestError(
+            f"{output} lies inside the data folder {data}, and would be read as data; choose another place"
+        )
 
 
 @contextlib.contextmanager

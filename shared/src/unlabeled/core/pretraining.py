@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unlabeled.core import ranks
 from unlabeled.core.build import build_method
 from unlabeled.core.bundle import save_bundle
 from unlabeled.core.contracts import RequestError
@@ -23,7 +21,8 @@ from unlabeled.core.data.groups import codes, distinct, shuffled
 from unlabeled.core.data.items import Items, cut
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.plans import Uniform
-from unlabeled.core.files import write_atomic
+from unlabeled.core.files import outside, write_atomic
+from unlabeled.core.launch import leader
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.training.fit import fit
 
@@ -40,22 +39,13 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
     """
     bundle = run / "bundle"
     recipe = _absolute(recipe)
-    resuming = _claim(run, recipe)
+    outside(recipe.data.path, run)
+    resuming = _resumes(run, recipe)
     if resuming and (bundle / "bundle.json").exists():
         log.info("%s is finished", run)
         return bundle
     items, held_out = pretraining_items(recipe)
     corpus = items.corpus
-    print_of_data = fingerprint_of(corpus)
-    if resuming and (run / "data.sha256").exists() and (run / "data.sha256").read_text() != print_of_data:
-        raise RequestError(f"{recipe.data.path} changed since {run} began, so it cannot be resumed; start a new run")
-    if ranks.leader():
-        write_atomic(run / "data.sha256", print_of_data.encode())
-        corpus.manifest.save(run / "manifest.parquet")
-        splits = [{"group": g, "split": "pretrain"} for g in distinct(corpus.groups)]
-        splits += [{"group": g, "split": "held out"} for g in held_out]
-        write_atomic(run / "splits.parquet", lambda temp: pq.write_table(pa.Table.from_pylist(splits), temp))
-
     method = build_method(recipe, corpus.domain, corpus.specs)
     loader = Loader(
         items,
@@ -65,12 +55,14 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
         groups=codes(corpus.groups),
         workers=recipe.trainer.workers,
     )
+    if leader():  # only now, so that a request that is refused leaves no run behind
+        _claim(run, recipe, corpus, held_out)
     result = fit(method, loader, recipe, run, resume=resuming, on_progress=on_progress)
-    if not ranks.leader():
+    if not leader():
         return bundle
     encoder = method.encoder
     assert isinstance(encoder, Encoder)
-    data = {"records": len(corpus), "items": len(items), "sha256": print_of_data}
+    data = {"records": len(corpus), "items": len(items), "sha256": corpus.fingerprint}
     return save_bundle(bundle, encoder.cpu(), recipe, corpus.groups, data, health_of(asdict(result)))
 
 
@@ -82,17 +74,14 @@ def pretraining_items(recipe: Recipe) -> tuple[Items, list[str]]:
     """The items of the groups to train on, normalised by constants of these groups only, and the groups held out."""
     corpus = Corpus.open(domain(recipe.domain), recipe.data)
     groups = shuffled(corpus.groups, recipe.seed, "hold out")
-    out = groups[: round(recipe.data.hold_out * len(groups))]
+    share = recipe.data.hold_out
+    out = groups[: max(1, round(share * len(groups)))] if share else []
+    if len(out) == len(groups):
+        raise RequestError(f"data.hold_out {share:g} leaves none of {len(groups)} groups to train on; set it lower")
     if out:
         corpus = corpus.only([g for g in groups if g not in out])
     corpus = corpus.normalised(recipe.data.normaliser)
     return cut(corpus, recipe.data.window, recipe.data.stride, recipe.data.min_valid), out
-
-
-def fingerprint_of(corpus: Corpus) -> str:
-    """One hash over the contents of every record used."""
-    text = "\n".join(f"{r.key} {r.part} {r.sha256}" for r in corpus.rows)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _absolute(recipe: Recipe) -> Recipe:
@@ -100,23 +89,35 @@ def _absolute(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
-def _claim(run: Path, recipe: Recipe) -> bool:
-    """True where `run` already holds this recipe; otherwise make the folder and write the recipe into it."""
+def _resumes(run: Path, recipe: Recipe) -> bool:
+    """True where `run` already holds this recipe. Raises RequestError where it holds anything else."""
     saved = run / "recipe.yaml"
-    if not ranks.leader():  # the first rank writes, and may not have begun
+    if not leader():  # the first rank writes, and may not have begun
         return True
     if saved.exists():
-        before, now = read_recipe(saved), recipe
-        if _computed(before) != _computed(now):
+        if _computed(read_recipe(saved)) != _computed(recipe):
             raise RequestError(
                 f"{run} holds a run of another recipe; choose another folder or resume it with --resume {run}"
             )
         return True
-    if run.exists() and any(run.iterdir()):
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RequestError(f"{run} is not empty and no run; choose another folder")
-    run.mkdir(parents=True, exist_ok=True)
-    write_atomic(saved, dump(recipe).encode())
     return False
+
+
+def _claim(run: Path, recipe: Recipe, corpus: Corpus, held_out: list[str]) -> None:
+    """Write what a run is made of, the recipe last; or check that its data are still the same."""
+    before = run / "data.sha256"
+    if before.exists() and before.read_text() != corpus.fingerprint:
+        raise RequestError(f"{recipe.data.path} changed since {run} began, so it cannot be resumed; start a new run")
+    run.mkdir(parents=True, exist_ok=True)
+    corpus.manifest.save(run / "manifest.parquet")
+    splits = [{"group": g, "split": "pretrain"} for g in distinct(corpus.groups)]
+    splits += [{"group": g, "split": "held out"} for g in held_out]
+    write_atomic(run / "splits.parquet", lambda temp: pq.write_table(pa.Table.from_pylist(splits), temp))
+    write_atomic(before, corpus.fingerprint.encode())
+    if not (run / "recipe.yaml").exists():
+        write_atomic(run / "recipe.yaml", dump(recipe).encode())
 
 
 def _computed(recipe: Recipe) -> dict[str, Any]:

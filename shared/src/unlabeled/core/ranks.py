@@ -9,7 +9,6 @@ A method computes the *global* loss on every rank: it sums numerators and counts
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -24,15 +23,6 @@ def world() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def leader() -> bool:
-    """Whether this process may write what a run writes once; known before the ranks have met.
-
-    torchrun names RANK, Lightning's launcher LOCAL_RANK and NODE_RANK.
-    """
-    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
-    return all(int(os.environ.get(name, "0")) == 0 for name in names)
 
 
 class _Total(torch.autograd.Function):

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from unlabeled.biosignal.triplets import triplets
-from unlabeled.core.contracts import BadInput, Sample
+from unlabeled.core.contracts import BadInput, RequestError, Sample
 
 # Left and right wrist are mirror images in the plane normal to x. A polar vector (acceleration) changes its sign along
 # the normal; an axial one (angular velocity) changes it within the plane.
@@ -17,8 +17,11 @@ SIGNS = {"acc": (-1.0, 1.0, 1.0), "gyro": (1.0, -1.0, -1.0)}
 def mirror(sample: Sample, to: Literal["left", "right"] = "right") -> tuple[Sample, str | None]:
     """`sample` as the other wrist would have measured it, and a log line; unchanged where it is already `to`.
 
-    Raises BadInput where the side is unknown or no accelerometer or gyroscope is complete.
+    Raises RequestError where `to` is neither left nor right, BadInput where the side is unknown or no accelerometer or
+    gyroscope is complete.
     """
+    if to not in ("left", "right"):
+        raise RequestError(f"data.conversions mirror.to is {to!r}; write left or right")
     side = sample.meta.get("side")
     if side not in ("left", "right"):
         raise BadInput(

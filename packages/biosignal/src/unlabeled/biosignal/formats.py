@@ -1,4 +1,7 @@
-"""CSV, Parquet and NPZ: one file -> one Table. What a file holds is checked here; what it means, in `read`."""
+"""CSV, Parquet and NPZ: one file -> one Table. What a file holds is checked here; what it means, in `read`.
+
+Reasons are written into manifests and logs, so they name file, column and row, and never repeat a cell.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ def _rate(text: object, name: str) -> float | None:
     try:
         return float(str(text))
     except ValueError:
-        raise BadInput(f"{name}: its metadata gives the rate as {str(text)!r}; write a number of Hz") from None
+        raise BadInput(f"{name}: the rate in its metadata is no number; write a number of Hz") from None
 
 
 def _stack(arrays: Sequence[NDArray[np.float64]], name: str) -> NDArray[np.float64]:
@@ -165,21 +168,24 @@ def _csv(path: Path, name: str, options: ReaderOptions) -> Table:
                 column_types={c.raw: pa.string() for c in columns}, include_columns=[c.raw for c in (*chosen, *others)]
             ),
         )
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException:
         if ragged:
             where = f"row {ragged[0].number - 1}" if ragged[0].number else "one row"
             raise BadInput(
                 f"{name}: {where} has {ragged[0].actual_columns} cells, the header {ragged[0].expected_columns}; "
                 "repair the row"
             ) from None
-        raise BadInput(f"{name}: not a readable CSV ({' '.join(str(error).split())[:120]}); save it again") from None
+        raise BadInput(f"{name}: not a readable CSV; save it again") from None
     if not table.num_rows:
         raise BadInput(f"{name}: there is a header and no row; record it again or remove it")
     return _arrow(table, columns, chosen, dict.fromkeys([c.raw for c in chosen], ""), {}, name, options)
 
 
 def _header(content: bytes, name: str, options: ReaderOptions) -> list[Column]:
-    first = next(csv.reader(io.StringIO(content.decode(), newline=""), delimiter=options.delimiter), [])
+    try:
+        first = next(csv.reader(io.StringIO(content.decode(), newline=""), delimiter=options.delimiter), [])
+    except csv.Error:  # a cell longer than any header
+        raise BadInput(f"{name}: not a readable CSV; save it again") from None
     if len(first) == 1:
         other = next((d for d in ";\t,|" if d != options.delimiter and d in first[0]), None)
         if other:
@@ -246,11 +252,10 @@ def _numbers(column: pa.ChunkedArray, about: Column, name: str) -> NDArray[np.fl
         try:
             column = text.cast(pa.float64())
         except pa.ArrowInvalid:
-            row, cell = next(
-                (i, c) for i, c in enumerate(text.to_pylist(), start=1) if c is not None and not _is_number(c)
-            )
+            cells = enumerate(text.to_pylist(), start=1)
+            row = next(i for i, c in cells if c is not None and not _is_number(c))
             raise BadInput(
-                f"{name}: column {about.name!r} holds {cell[:40]!r} in row {row}, which is no number; "
+                f"{name}: column {about.name!r} holds a text in row {row}, which is no number; "
                 "repair the cell or name the wanted columns in options.channels"
             ) from None
     elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
@@ -276,15 +281,14 @@ def _times(column: pa.ChunkedArray, about: Column, name: str, options: ReaderOpt
         return _since_first(column)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         text = pc.utf8_trim_whitespace(column)
-        first = next((c for c in text.to_pylist() if c), "")
-        if not _is_number(first):
+        if not _is_number(next((c for c in text.to_pylist() if c), "")):
             for kind in (pa.timestamp("ns"), pa.timestamp("ns", tz="UTC")):
                 try:
                     return _since_first(pc.if_else(pc.equal(text, ""), None, text).cast(kind))
                 except pa.ArrowInvalid:
                     continue
             raise BadInput(
-                f"{name}: column {about.name!r} begins with {first[:40]!r}, or holds a time of another form; "
+                f"{name}: column {about.name!r} holds times of another form; "
                 "write seconds or ISO datetimes (2026-01-31T12:00:00.02)"
             )
     scale = _SECONDS[_unit(about.unit) if about.unit in _SECONDS else options.time_unit]
@@ -316,14 +320,17 @@ def _npz(path: Path, name: str, options: ReaderOptions) -> Table:
         raise unreadable from None
     if not all(isinstance(a, np.ndarray) for a in arrays.values()):  # a member that is no .npy comes as bytes
         raise unreadable
-    facts = {k: arrays.pop(k) for k in ("channels", "units", "rate", "source") if k in arrays}
-    names = [str(c) for c in np.atleast_1d(facts["channels"])] if "channels" in facts else []
+    facts = {k: _texts(arrays.pop(k), k, name) for k in ("channels", "units", "rate", "source") if k in arrays}
+    for what in ("rate", "source"):
+        if what in facts and len(facts[what]) != 1:
+            raise BadInput(f"{name}: {what!r} holds {len(facts[what])} values; save one")
+    names = [str(c) for c in facts.get("channels", ())]
     if "data" in arrays:
         arrays = _split(arrays, names, name)
-    words = {k: np.atleast_1d(arrays.pop(k)).astype(np.str_) for k in WORDS if k in arrays}
+    words = {k: _texts(arrays.pop(k), k, name) for k in WORDS if k in arrays}
     columns = _columns(list(arrays), name)
     chosen = _chosen(columns, name, options)
-    given = [str(u) for u in np.atleast_1d(facts["units"])] if "units" in facts else []
+    given = [str(u) for u in facts.get("units", ())]
     if given and len(given) != len(names):
         raise BadInput(
             f"{name}: it has {len(given)} units for {len(names)} channels; give one unit for each in `channels`"
@@ -332,22 +339,29 @@ def _npz(path: Path, name: str, options: ReaderOptions) -> Table:
     values = _stack([_vector(arrays[c.raw], c.name, name) for c in chosen], name)
     if not values.size:
         raise BadInput(f"{name}: there are channels and no sample; record it again or remove it")
+    clocks = {c: _flat(arrays[c.raw], c.name, name) for c in columns if _kind(c) == "time"}
+    n = values.shape[1]
+    lengths = [(what, len(texts), {1, n}) for what, texts in words.items()]
+    lengths += [(clock.name, len(stamps), {n}) for clock, stamps in clocks.items()]
+    for what, length, allowed in lengths:
+        if length not in allowed:
+            raise BadInput(f"{name}: {what} has {length} rows, the channels {n}; cut them alike")
     time = None
-    for column in columns:
-        if _kind(column) == "time":
-            time = _times(pa.chunked_array([pa.array(arrays[column.raw])]), column, name, options)
-    for what, column_values in {**words, **({} if time is None else {"time": time})}.items():
-        if len(column_values) not in ((values.shape[1],) if what == "time" else (1, values.shape[1])):
+    for clock, stamps in clocks.items():
+        try:
+            column = pa.chunked_array([pa.array(stamps)])
+        except pa.ArrowException:
             raise BadInput(
-                f"{name}: {what} has {len(column_values)} rows, the channels {values.shape[1]}; cut them alike"
-            )
+                f"{name}: {clock.name!r} is of type {stamps.dtype}, which is no time; save plain numbers of seconds"
+            ) from None
+        time = _times(column, clock, name, options)
     return Table(
         channels=tuple(c.name for c in chosen),
         units=_units(chosen, [unit_of.get(c.name, "") for c in chosen], name, options),
         values=values,
         time=time,
-        rate=_rate(facts.get("rate"), name),
-        source=str(facts.get("source", "")),
+        rate=_rate(facts["rate"][0] if "rate" in facts else None, name),
+        source=str(facts["source"][0]) if "source" in facts else "",
         words=words,
     )
 
@@ -365,12 +379,25 @@ def _split(arrays: dict[str, NDArray[Any]], names: Sequence[str], name: str) -> 
     return {**arrays, **dict(zip(names, data.T, strict=True))}
 
 
+def _flat(array: NDArray[Any], what: str, name: str) -> NDArray[Any]:
+    """(N,) from (), (N,), (N, 1) or (1, N), as MATLAB writes vectors. Raises BadInput for a matrix."""
+    if sum(n != 1 for n in array.shape) > 1:
+        raise BadInput(f"{name}: {what!r} is an array of shape {array.shape}; save one row of values")
+    return array.ravel()
+
+
+def _texts(array: NDArray[Any], what: str, name: str) -> NDArray[np.str_]:
+    """(N,) words, from text, bytes or numbers."""
+    try:
+        return _flat(array, what, name).astype(np.str_)
+    except UnicodeDecodeError:
+        raise BadInput(f"{name}: {what!r} holds bytes that are not ASCII; save it as text") from None
+
+
 def _vector(array: NDArray[Any], channel: str, name: str) -> NDArray[np.float64]:
-    if array.ndim != 1 or array.dtype.kind not in "iuf":
-        raise BadInput(
-            f"{name}: {channel!r} is an array of shape {array.shape} and type {array.dtype}; save one row of numbers per channel"
-        )
-    return array.astype(np.float64)
+    if array.dtype.kind not in "iuf":
+        raise BadInput(f"{name}: {channel!r} is of type {array.dtype}, which is no number; save numbers per channel")
+    return _flat(array, channel, name).astype(np.float64)
 
 
 FORMATS: dict[str, Callable[[Path, str, ReaderOptions], Table]] = {".csv": _csv, ".parquet": _parquet, ".npz": _npz}

@@ -38,18 +38,18 @@ def sidecar(root: Path) -> dict[str, About]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{SIDECAR} is not a CSV in UTF-8 ({error}); save it again as one") from None
     columns = set(rows[0]) if rows else set()
-    if not {"file", "subject"} <= columns or columns - set(_COLUMNS):
-        raise RequestError(
-            f"{SIDECAR} has the columns {', '.join(sorted(map(str, columns))) or '(none)'}; "
-            "it needs file and subject, and may have side and source"
-        )
+    # a table without a header has people's names for columns, so other columns are counted, not named
+    missing = [c for c in _COLUMNS[:2] if c not in columns]
+    others = len(columns - set(_COLUMNS))
+    if missing or others:
+        fault = f"has no column {' and no column '.join(missing)}" if missing else f"has {others} unknown column(s)"
+        raise RequestError(f"{SIDECAR} {fault}; its header needs file and subject, and may have side and source")
     found: dict[str, About] = {}
     for line, row in enumerate(rows, start=2):
         file_name = (row["file"] or "").strip().removeprefix("./")
         if not file_name or file_name in found:
-            raise RequestError(
-                f"{SIDECAR}, line {line}: {f'{file_name} stands there twice' if file_name else 'no file is named'}"
-            )
+            fault = "its file stands there twice" if file_name else "no file is named"
+            raise RequestError(f"{SIDECAR}, line {line}: {fault}; correct the line or remove it")
         found[file_name] = About(*((row.get(c) or "").strip() for c in _COLUMNS[1:]))
     return found
 
@@ -85,5 +85,5 @@ def side(name: str, text: str) -> str | None:
     if not text:
         return None
     if text.lower() not in _SIDES:
-        raise BadInput(f"{name}: the side is {text!r}; write left or right, or leave it empty")
+        raise BadInput(f"{name}: the side is neither left nor right; write one of them, or leave it empty")
     return _SIDES[text.lower()]

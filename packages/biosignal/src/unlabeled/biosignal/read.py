@@ -38,10 +38,13 @@ class Reader:
         self._sidecars: dict[Path, dict[str, groups.About]] = {}
 
     def files(self, root: Path) -> list[Path]:
-        """Every readable file below `root`, sorted, without sidecars and hidden files. Keys are relative to `root`."""
+        """Every readable file below `root`, sorted, without sidecars and hidden files. Keys are relative to `root`.
+
+        Where `root` is itself a file: that file, or nothing where its ending is none of CSV, Parquet and NPZ.
+        """
         if root.is_file():
             self._root = root.parent
-            return [root]
+            return [root] if root.suffix.lower() in formats.FORMATS else []
         self._root = root
         return sorted(
             p

@@ -72,7 +72,7 @@ def read_bundle(path: Path) -> Bundle:
                 f"{path} has format {about['format']}, this version reads {FORMAT}; install the version it names"
             )
         specs = {name: InputSpec(**spec) for name, spec in about["inputs"].items()}
-        for part in ("domain", "encoder", "recipe", "groups", "data", "fingerprint", "sha256"):
+        for part in ("domain", "encoder", "recipe", "groups", "key", "data", "fingerprint", "sha256"):
             about[part]
         about["encoder"]["name"]
     except (ValueError, KeyError, TypeError, ValidationError) as error:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from unlabeled.core.bundle.fingerprint import fingerprint
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.corpus import contract
+from unlabeled.core.data.groups import key_id, project_key
 from unlabeled.core.files import folder_atomic, sha256, write_json
 from unlabeled.core.nn.base import Encoder
 
@@ -43,6 +44,7 @@ def save_bundle(
             "inputs": contract(encoder.specs),
             "recipe": settings,
             "groups": sorted(set(groups)),
+            "key": key_id(project_key()),
             "data": dict(data),
             "health": dict(health),
             "fingerprint": fingerprint(encoder),

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
 
 from unlabeled.core.cli.shell import make_app, out, progress, run
 from unlabeled.core.contracts import Domain, RequestError
 from unlabeled.core.contracts.domain import domain as find
-from unlabeled.core.contracts.recipe import Data, read_recipe
+from unlabeled.core.contracts.recipe import Data, parsed, read_recipe
+from unlabeled.core.launch import leader
 
 FOLDER = typer.Argument(..., help="folder of files, read recursively", show_default=False)
 BUNDLE = typer.Argument(..., help="folder that `pretrain` wrote (RUN/bundle)", show_default=False)
@@ -36,7 +35,7 @@ def build(domain: Domain) -> typer.Typer:
         path: Path = FOLDER,
         option: list[str] = OPTION,
         max_bad: float = typer.Option(
-            0.01, "--max-bad", help="share of unreadable records above which the exit code is 3"
+            0.01, "--max-bad", min=0, max=1, help="share of unreadable records above which the exit code is 3"
         ),
         as_json: bool = AS_JSON,
     ) -> None:
@@ -76,7 +75,7 @@ def build(domain: Domain) -> typer.Typer:
             recipe, to = resume / "recipe.yaml", resume
         elif recipe is None or to is None:
             raise RequestError("say which recipe and where to: pretrain RECIPE -o RUN, or pretrain --resume RUN")
-        elif (to / "recipe.yaml").exists() and not _follower():
+        elif (to / "recipe.yaml").exists() and leader():
             raise RequestError(f"{to} already holds a run; go on with it by --resume {to}, or choose another folder")
         from unlabeled.core.pretraining import pretrain as train
 
@@ -146,11 +145,6 @@ def build(domain: Domain) -> typer.Typer:
     return app
 
 
-def _follower() -> bool:
-    """Whether a launcher started this process as another rank of a run; told from its variables, without torch."""
-    return any(int(os.environ.get(name, "0")) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
-
-
 def _loss(values: Mapping[str, Any]) -> str:
     return f"loss {values['loss']:.4f}" if "loss" in values else ""
 
@@ -161,7 +155,7 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals:
             raise RequestError(f"the option {pair!r} is not name=value")
-        values[name] = yaml.safe_load(text)
+        values[name] = parsed(text, pair)
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import yaml
 
-from unlabeled.core.contracts import Domain, RequestError
-from unlabeled.core.contracts.domain import domain as find
-from unlabeled.core.contracts.recipe import Recipe, dump, nearest, validated
+from unlabeled.core.contracts import Domain, RequestError, TooManyBad
+from unlabeled.core.contracts.recipe import Data, Recipe, dump, nearest, validated
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import cut
 from unlabeled.core.files import write_atomic
+
+log = logging.getLogger(__name__)
 
 
 def templates(domain: Domain) -> dict[str, dict[str, Any]]:
@@ -44,10 +46,26 @@ def write(domain: Domain, path: Path, to: Path, method: str, options: Mapping[st
         "options": {**values["data"].get("options", {}), **options},
     }
     recipe = validated(Recipe, values, "the shipped recipe")
-    items = len(
-        cut(Corpus.open(find(domain.name), recipe.data), recipe.data.window, recipe.data.stride, recipe.data.min_valid)
-    )
-    if items < recipe.batch_size:
-        recipe = recipe.model_copy(update={"batch_size": max(2, items // 2)})
+    corpus, data = _opened(domain, recipe.data)
+    recipe = recipe.model_copy(update={"data": data})
+    try:
+        items = len(cut(corpus, data.window, data.stride, data.min_valid))
+        if items < recipe.batch_size:
+            recipe = recipe.model_copy(update={"batch_size": max(2, items // 2)})
+    except RequestError as error:  # the recipe is still the place to mend it in
+        log.warning("the recipe does not run yet: %s", error)
     write_atomic(to, dump(recipe).encode())
     return recipe
+
+
+def _opened(domain: Domain, data: Data) -> tuple[Corpus, Data]:
+    """The folder with the template's conversions, or without them where its files cannot meet them."""
+    try:
+        return Corpus.open(domain, data), data
+    except (RequestError, TooManyBad) as error:
+        if not data.conversions:
+            raise
+        plain = data.model_copy(update={"conversions": ()})
+        corpus = Corpus.open(domain, plain)
+        log.warning("without the conversion %s: %s", ", ".join(c.name for c in data.conversions), error)
+        return corpus, plain

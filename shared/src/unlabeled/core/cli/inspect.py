@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from rich.table import Table
 from unlabeled.core.cli.shell import out
 from unlabeled.core.contracts import Domain, RequestError
 from unlabeled.core.contracts.recipe import Data
-from unlabeled.core.data.manifest import Manifest, Progress, agreed, held_to, scan
+from unlabeled.core.data.groups import distinct
+from unlabeled.core.data.manifest import Manifest, Progress, agreed, held_to, leaks, scan
 
 
 def report(domain: Domain, data: Data, progress: Progress | None = None) -> dict[str, Any]:
@@ -34,7 +35,9 @@ def report(domain: Domain, data: Data, progress: Progress | None = None) -> dict
         "groups": dict(sorted(Counter(r.group for r in manifest.ok).items())),
         "flags": dict(sorted(Counter(f for r in manifest.ok for f in r.flags).items())),
         "conversions": dict(made),
-        "leaks": leaks(manifest),
+        "leaks": [
+            {"files": [r.file for r in rows], "groups": distinct(r.group for r in rows)} for rows in leaks(manifest)
+        ],
     }
 
 
@@ -50,15 +53,6 @@ def _extent(manifest: Manifest, name: str) -> dict[str, Any]:
         "total": extent.sum(0).tolist(),
         "sources": dict(sorted(Counter(f["source"] for f in facts).items())),
     }
-
-
-def leaks(manifest: Manifest) -> list[dict[str, Any]]:
-    """Files of equal content that stand under more than one group."""
-    by_content: dict[tuple[str, int], list[Any]] = defaultdict(list)
-    for row in manifest.ok:
-        by_content[row.sha256, row.part].append(row)
-    same = [rows for rows in by_content.values() if len({r.group for r in rows}) > 1]
-    return [{"files": [r.file for r in rows], "groups": sorted({r.group for r in rows})} for rows in same]
 
 
 def show(found: dict[str, Any]) -> None:

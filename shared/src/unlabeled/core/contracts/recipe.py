@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from unlabeled.core.contracts.errors import RequestError
 from unlabeled.core.contracts.spec import Allowed, Conversion
@@ -154,12 +155,30 @@ def validated(model: type[M], values: Mapping[str, Any], what: str) -> M:
         raise RequestError(f"{what}: {'; '.join(lines)}") from None
 
 
+def called(function: Callable[..., Any], given: Sequence[str], options: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The options that a view or a conversion is called with, checked against its signature; `given` are no options.
+
+    Raises RequestError for an unknown name, a missing one, or a value of another type.
+    """
+    hints = get_type_hints(function)
+    fields = {
+        name: (hints.get(name, Any), ... if p.default is p.empty else p.default)
+        for name, p in inspect.signature(function).parameters.items()
+        if name not in given
+    }
+    model = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)  # type: ignore[call-overload]
+    checked = validated(model, options, what)
+    return {name: getattr(checked, name) for name in options}
+
+
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe at `path` with `key.sub=value` overrides; relative paths are relative to the file."""
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise RequestError(f"{path}: no such recipe; make one with `init PATH -o {path.name}`") from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read as a recipe: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -174,12 +193,20 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             at = at.setdefault(parent, {})
             if not isinstance(at, dict):
                 raise RequestError(f"the override {override!r} goes into {parent}, which is no section")
-        at[last] = yaml.safe_load(text)
+        at[last] = parsed(text, override)
     recipe = validated(Recipe, values, str(path))
     data = recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)})
     labels = recipe.study.labels
     study = recipe.study.model_copy(update={"labels": labels and _beside(path, labels)})
     return recipe.model_copy(update={"data": data, "study": study})
+
+
+def parsed(text: str, pair: str) -> Any:
+    """The value in `key=value`, read as YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RequestError(f"{pair!r}: {text!r} is no value in YAML; quote it, or close its brackets") from None
 
 
 def _beside(recipe: Path, path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -50,10 +51,14 @@ class Corpus:
         if specs is None:
             manifest = held_to(manifest, agreed(domain, data, manifest))
             specs = agreed(domain, data, manifest)
-            manifest.check(data.max_bad_fraction, str(data.path))
         else:
             specs = {name: spec.model_copy(update={"convert": data.convert}) for name, spec in specs.items()}
-        for row in manifest.ok:  # another contract than the given one is an error, not a bad file
+            first = manifest.ok[0]
+            manifest = held_to(manifest, specs)
+            if not manifest.ok:  # not a bad file or two: other data than the contract is for
+                conform(first, specs)
+        manifest.check(data.max_bad_fraction, str(data.path))
+        for row in manifest.ok:
             made.update(conform(row, specs))
         for line, count in sorted(made.items()):
             log.info("%s: %s, in %d records", data.path.name, line, count)
@@ -62,7 +67,8 @@ class Corpus:
 
     def only(self, groups: Sequence[str]) -> Corpus:
         """The records of these groups (keyed hashes)."""
-        keep = Manifest(tuple(r for r in self.manifest if r.ok and r.group in set(groups)))
+        wanted = set(groups)
+        keep = Manifest(tuple(r for r in self.manifest if not r.ok or r.group in wanted))
         keep.check(1.0, f"{self.data.path}, groups {', '.join(groups[:3])}")
         return self._with(keep, self.specs)
 
@@ -82,6 +88,12 @@ class Corpus:
     @property
     def groups(self) -> list[str]:
         return [r.group for r in self.rows]
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash over keys, groups and contents of every record used."""
+        text = "\n".join(f"{r.key} {r.part} {r.group} {r.sha256}" for r in self.rows)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def record(self, i: int) -> Sample:
         """Record i under the contract. Raises BadInput where the file no longer gives it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -21,15 +22,37 @@ def key_file() -> Path:
 
 
 def project_key() -> bytes:
-    """The secret that group hashes are keyed with; made on first use. Share it to compare groups between machines."""
+    """The secret that group hashes are keyed with; made on first use. Share it to compare groups between machines.
+
+    Raises RequestError where it can be neither read nor made.
+    """
     path = key_file()
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, secrets.token_hex(32).encode(), mode=0o600)
-    text = path.read_bytes().strip()
+    try:
+        if not path.exists():
+            _make(path)
+        text = path.read_bytes().strip()
+    except OSError as error:
+        raise RequestError(
+            f"the project key {path} can be neither read nor made ({error.strerror}); name a writable file in UNLABELED_KEY"
+        ) from None
     if len(text) < 32:
         raise RequestError(f"{path} holds no project key (32 characters or more); remove it and a new one is made")
     return text
+
+
+def _make(path: Path) -> None:
+    """Of several processes that make it at once, the first one's key stays and all read that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f".{path.name}.{os.getpid()}.new")
+    write_atomic(own, secrets.token_hex(32).encode(), mode=0o600)
+    with contextlib.suppress(FileExistsError):
+        os.link(own, path)
+    own.unlink()
+
+
+def key_id(secret: bytes) -> str:
+    """Tells keys apart without telling them: the hash of a fixed word."""
+    return hashed("unlabeled project key", secret)
 
 
 def hashed(group: str, secret: bytes) -> str:

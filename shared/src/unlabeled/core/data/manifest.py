@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unlabeled.core.contracts import BadInput, Domain, Incompatible, InputSpec, RequestError, Sample, TooManyBad, load
-from unlabeled.core.contracts.recipe import Data, nearest, validated
+from unlabeled.core.contracts import (
+    BadInput,
+    Domain,
+    Incompatible,
+    InputSpec,
+    Leakage,
+    RequestError,
+    Sample,
+    TooManyBad,
+    load,
+)
+from unlabeled.core.contracts.recipe import Data, called, nearest, validated
 from unlabeled.core.data.groups import hashed, project_key
-from unlabeled.core.files import sha256, write_atomic
+from unlabeled.core.files import write_atomic
 
 Progress = Callable[[int, int], None]
 
@@ -35,6 +47,7 @@ class Row:
     file      relative to the folder; part: which of the file's records.
     group     keyed hash. status "ok" or "quarantined", with the reason. flags: what was mended, by the reader.
     inputs    name -> facts (layout, channels, units, unit, spacing, shape, source), JSON in the file.
+    sha256    of the values as they are used, after the conversions.
     """
 
     key: str
@@ -104,7 +117,8 @@ def convert(domain: Domain, data: Data, sample: Sample) -> tuple[Sample, tuple[s
     for step in data.conversions:
         if step.name not in domain.conversions:
             raise RequestError(f"data.conversions: {nearest(step.name, list(domain.conversions))}")
-        sample, line = load(domain.conversions[step.name])(sample, **step.options)
+        function = load(domain.conversions[step.name])
+        sample, line = function(sample, **called(function, ("sample",), step.options, f"data.conversions {step.name}"))
         if line:
             log.append(line)
     return sample, tuple(log)
@@ -137,7 +151,7 @@ def _rows(domain: Domain, data: Data, source: Reader, path: Path, secret: bytes,
 
     def row(**changes: Any) -> Row:
         fixed: dict[str, Any] = {
-            "key": name,
+            "key": PurePosixPath(name).with_suffix("").as_posix(),
             "file": name,
             "part": 0,
             "group": "",
@@ -150,21 +164,21 @@ def _rows(domain: Domain, data: Data, source: Reader, path: Path, secret: bytes,
 
     try:
         samples = source.read(path)
-        digest = sha256(path)
     except BadInput as error:
         return [row(status="quarantined", reason=str(error))]
     except OSError as error:
         return [row(status="quarantined", reason=f"{name} cannot be read: {error.strerror}")]
     rows = []
     for part, sample in enumerate(samples):
-        about = {"key": sample.key, "part": part, "group": hashed(sample.group, secret), "sha256": digest}
+        about = {"key": sample.key, "part": part, "group": hashed(sample.group, secret)}
         try:
             sample, log = convert(domain, data, sample)
         except BadInput as error:
             rows.append(row(**about, status="quarantined", reason=str(error)))
             continue
         made.update(log)
-        rows.append(row(**about, flags=tuple(sample.meta.get("flags", ())), inputs=facts(sample)))
+        flags = tuple(sample.meta.get("flags", ()))
+        rows.append(row(**about, flags=flags, inputs=facts(sample), sha256=content(sample)))
     return rows
 
 
@@ -182,6 +196,33 @@ def facts(sample: Sample) -> dict[str, dict[str, Any]]:
         }
         for name, x in sample.inputs.items()
     }
+
+
+def content(sample: Sample) -> str:
+    """SHA-256 of the values of every input, so that a change beside the file (a body side, a unit) is seen too."""
+    digest = hashlib.sha256()
+    for name, x in sorted(sample.inputs.items()):
+        digest.update(f"{name} {x.data.dtype} {x.data.shape} {x.units} {x.spacing} {x.source}".encode())
+        for values in (x.data, x.valid, x.coords, x.edges):
+            digest.update(b"-" if values is None else np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def leaks(manifest: Manifest) -> list[tuple[Row, ...]]:
+    """Records of equal content that stand under more than one group."""
+    by_content: dict[str, list[Row]] = defaultdict(list)
+    for row in manifest.ok:
+        by_content[row.sha256].append(row)
+    return [tuple(rows) for rows in by_content.values() if len({r.group for r in rows}) > 1]
+
+
+def check_leaks(manifest: Manifest) -> None:
+    """Raises Leakage where one recording stands under two groups, so that no split by groups can keep it apart."""
+    for rows in leaks(manifest):
+        raise Leakage(
+            f"{', '.join(r.file for r in rows)} hold the same values under different groups; "
+            "keep one, or correct the groups"
+        )
 
 
 def _distinct(rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -82,7 +82,7 @@ def finetune(
 
     labels: (N,) class per item, -1 unlabelled. AdamW with weight decay 0.01 on all weights, 10 % linear warm-up, cosine to
     0, batches of 64 with equal classes. A pure function of its arguments. Raises RunFailed where the loss is not finite,
-    BadInput where a test item cannot be read.
+    BadInput where an item cannot be read.
     """
     device = next(encoder.parameters()).device
     with seeded(seed, "finetune"):
@@ -91,6 +91,8 @@ def finetune(
         target = torch.as_tensor(labels, device=device)
         loader = Loader(items, encoder.specs, Balanced(labels, BATCH), seed)
         for step, (epoch, batch) in enumerate(loader.batches(0, steps)):
+            if batch.failed:
+                raise BadInput(next(iter(batch.failed.values())))
             batch = batch.to(device)
             if views is not None:
                 # an item drawn twice for one batch gets two views: its place in the batch is part of the key

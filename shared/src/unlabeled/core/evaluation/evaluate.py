@@ -18,14 +18,15 @@ from unlabeled.core.bundle import load_bundle
 from unlabeled.core.contracts import Leakage, RequestError, load
 from unlabeled.core.contracts.recipe import Data
 from unlabeled.core.data.corpus import Corpus
-from unlabeled.core.data.groups import distinct, folds
+from unlabeled.core.data.groups import distinct, folds, key_id, project_key
 from unlabeled.core.data.items import Items, cut
+from unlabeled.core.data.manifest import check_leaks
 from unlabeled.core.evaluation.embed import embed as embed_items
 from unlabeled.core.evaluation.heads import Head, head_of
 from unlabeled.core.evaluation.knn import knn
 from unlabeled.core.evaluation.labels import UNLABELLED, Labels, read_labels
 from unlabeled.core.evaluation.probe import probe, vote
-from unlabeled.core.files import write_atomic
+from unlabeled.core.files import outside, write_atomic
 from unlabeled.core.measures.confusion import confusion
 from unlabeled.core.measures.intervals import difference, interval
 from unlabeled.core.measures.rank import rankme
@@ -74,6 +75,9 @@ def embed(
 
     Raises RequestError (no data), Incompatible (the bundle refuses the files).
     """
+    outside(Path(path), Path(to))
+    if not Path(to).parent.is_dir():
+        raise RequestError(f"{to}: there is no folder {Path(to).parent}; make it first")
     encoder = load_bundle(bundle)
     items = opened(encoder, Path(path), convert, options)
     found = embed_items(encoder, items, encoder.specs)
@@ -114,8 +118,15 @@ def evaluate(
     corpus = items.corpus
     known = read_labels(Path(labels), [r.key for r in corpus.rows], [r.key for r in corpus.manifest.bad])
     codes = np.where(np.isin(np.arange(len(corpus)), items.record), known.codes, UNLABELLED)
+    check_leaks(corpus.manifest)
     groups = np.array(corpus.groups)
     labelled = distinct(groups[codes != UNLABELLED].tolist())
+    comparable = encoder.bundle.about["key"] == key_id(project_key())
+    if not comparable and not allow_seen:
+        raise Leakage(
+            f"{bundle} was made under another project key, so its groups cannot be compared with those of {path}; "
+            "name its key in UNLABELED_KEY, or say --allow-seen (the result then says that nobody knows)"
+        )
     seen = [g for g in labelled if g in encoder.bundle.groups]
     test = labelled if allow_seen else [g for g in labelled if g not in seen]
     if not test:
@@ -130,7 +141,7 @@ def evaluate(
         encoder.specs,
         seed=0,
     )
-    trial = Trial(items, codes, known, test)
+    trial = Trial(items, Labels(known.classes, codes), test)
     ours = embed_items(encoder, items, encoder.specs)
     trial.keep(ours.item)
     trial.score("ours, linear probe", ours.values)
@@ -138,20 +149,23 @@ def evaluate(
     theirs = embed_items(random.eval(), items, encoder.specs)
     trial.score("random weights, linear probe", theirs.values)
     trial.score("random weights, kNN", theirs.values, neighbours=encoder.bundle.evaluation.neighbours)
+    samples = [items.sample(int(i)) for i in ours.item]
+    made: dict[str, list[NDArray[np.floating[Any]]]] = {}
     for card in corpus.domain.baselines:
         try:
-            extractor = load(card.target)()
-            samples = [items.sample(int(i)) for i in ours.item]
-            trial.score(card.name, np.asarray(extractor.fit(samples).features(samples)), head=head_of(card))
+            if card.target not in made:
+                made[card.target] = trial.fitted(load(card.target), samples)
         except RequestError as error:  # an extra that is not installed
             log.warning("without the baseline %s: %s", card.name, error)
+            continue
+        trial.score(card.name, made[card.target], head=head_of(card))
     return {
         "metric": "macro-F1 over records",
         "classes": list(known.classes),
         "records": int((codes != UNLABELLED).sum()),
         "unlabelled": known.unlabelled,
         "test_groups": test,
-        "seen_in_pretraining": seen if allow_seen else [],
+        "seen_in_pretraining": seen if comparable else None,
         "rank": round(float(rankme(torch.as_tensor(ours.values))), 2),
         "width": ours.values.shape[1],
         "scores": trial.scores(),
@@ -161,9 +175,9 @@ def evaluate(
 class Trial:
     """Scores of several features on one set of folds; the confusions are per test group, so that differences are paired."""
 
-    def __init__(self, items: Items, codes: NDArray[np.int64], labels: Labels, test: Sequence[str]) -> None:
+    def __init__(self, items: Items, labels: Labels, test: Sequence[str]) -> None:
         self.groups = np.array(items.corpus.groups)
-        self.record, self.codes, self.classes = items.record, codes, len(labels.classes)
+        self.record, self.codes, self.classes = items.record, labels.codes, len(labels.classes)
         self.test = list(test)
         per_fold = -(-len(self.test) // FOLDS)
         self.folds = folds(test, per_fold, seed=0) if len(test) > per_fold else [tuple(test)]
@@ -177,11 +191,21 @@ class Trial:
         """The items that could be read; every later `score` gives features of exactly these."""
         self.record = self.record[item]
 
-    def score(self, name: str, features: Any, head: Head | None = None, neighbours: int | None = None) -> None:
-        """Windows vote for their record by mean score."""
+    def fitted(self, extractor: Any, samples: Sequence[Any]) -> list[NDArray[np.floating[Any]]]:
+        """A baseline's features for each fold, fitted without labels on the items of the groups that stay."""
+        found = []
+        for fold in self.folds:
+            inside = np.isin(self.groups[self.record], fold)
+            model = extractor().fit([s for s, out in zip(samples, inside, strict=True) if not out])
+            found.append(np.asarray(model.features(samples)))
+        return found
+
+    def score(self, name: str, given: Any, head: Head | None = None, neighbours: int | None = None) -> None:
+        """Windows vote for their record by mean score. given: features (N, P), or one such array for each fold."""
         per_group = np.zeros((len(self.test), self.classes, self.classes), np.int64)
         label = self.codes[self.record]
-        for fold in self.folds:
+        for number, fold in enumerate(self.folds):
+            features = given[number] if isinstance(given, list) else given
             inside = np.isin(self.groups[self.record], fold)
             train = ~inside & (label != UNLABELLED)
             test = inside & (label != UNLABELLED)
@@ -228,5 +252,7 @@ def show(found: dict[str, Any]) -> None:
     console.print(
         f"{found['records']} labelled records, {len(found['test_groups'])} test groups, rank {found['rank']} of {found['width']}"
     )
-    if found["seen_in_pretraining"]:
-        console.print(f"{len(found['seen_in_pretraining'])} of the test groups were seen in pretraining")
+    if found["seen_in_pretraining"] is None:
+        console.print("the bundle has another project key: nobody knows which groups it has seen")
+    elif seen := set(found["seen_in_pretraining"]) & set(found["test_groups"]):
+        console.print(f"{len(seen)} of the test groups were seen in pretraining")

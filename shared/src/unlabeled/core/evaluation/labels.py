@@ -35,14 +35,14 @@ class Labels:
             raise RequestError(
                 f"{what}: the class {missing[0]!r} has no labelled record left to train on, since all of its "
                 f"{int((self.codes == self.classes.index(missing[0])).sum())} are in the groups left out; "
-                "label it in more groups, drop it, or set study.groups_per_fold lower"
+                "label it in more groups, drop it, or leave fewer groups out together"
             )
 
 
 def read_labels(path: Path, keys: Sequence[str], elsewhere: Collection[str] = ()) -> Labels:
     """The labels of the records with these keys.
 
-    A record without a line is unlabelled. Keys in `elsewhere` (quarantined, or of groups not used) are passed over.
+    A record without a line is unlabelled. Keys in `elsewhere`, and their parts KEY#n (quarantined, or of groups not used) are passed over.
     Raises RequestError, in one sentence, for a missing or unreadable file, missing columns, an empty label, one key with
     two labels, keys of no record, and fewer than two classes.
     """
@@ -60,7 +60,7 @@ def read_labels(path: Path, keys: Sequence[str], elsewhere: Collection[str] = ()
                 f"{found[key][1]}; keep one"
             )
         found.setdefault(key, (label, number))
-        if key not in at and key not in elsewhere:
+        if key not in at and key not in elsewhere and key.partition("#")[0] not in elsewhere:
             unknown.append(key)
     if unknown:
         named = ", ".join(repr(k) for k in unknown[:3]) + (", ..." if len(unknown) > 3 else "")

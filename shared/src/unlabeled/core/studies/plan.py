@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -99,13 +99,13 @@ def draw(
     return np.sort(np.concatenate([o[:n] for o, n in zip(order, take, strict=True)]))
 
 
-def make_plan(recipe: Recipe, corpus: Corpus, items: Items, labels: Labels) -> Plan:
+def make_plan(recipe: Recipe, corpus: Corpus, items: Sequence[Items], labels: Labels) -> Plan:
     """Every group with a labelled record is left out once; groups without one are always pretrained on.
 
     Raises RequestError where the groups cannot be split or a fold would train without one of the classes.
     """
-    has_window = np.isin(np.arange(len(corpus)), items.record)
-    labels = Labels(labels.classes, np.where(has_window, labels.codes, UNLABELLED))
+    usable = np.all([np.isin(np.arange(len(corpus)), i.record) for i in items], axis=0)
+    labels = Labels(labels.classes, np.where(usable, labels.codes, UNLABELLED))
     for budget in recipe.study.budgets:
         if budget <= 0 or (isinstance(budget, float) and budget > 1):
             raise RequestError(
@@ -124,10 +124,9 @@ def make_plan(recipe: Recipe, corpus: Corpus, items: Items, labels: Labels) -> P
         mode="json",
         exclude={"data": {"path"}, "study": free | {"labels"}, "trainer": {"workers", "tensorboard", "loop"}},
     )
-    contents = "\n".join(f"{r.key} {r.part} {r.sha256}" for r in corpus.rows)
     plan = Plan(
         recipe=settings,
-        data=hashlib.sha256(contents.encode()).hexdigest(),
+        data=corpus.fingerprint,
         classes=labels.classes,
         keys=tuple(r.key for r in corpus.rows),
         groups=tuple(corpus.groups),

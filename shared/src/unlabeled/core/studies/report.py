@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unlabeled.core.data.groups import distinct
 from unlabeled.core.evaluation.labels import UNLABELLED
 from unlabeled.core.measures.confusion import confusion
-from unlabeled.core.measures.intervals import RESAMPLES, Interval, difference, interval
+from unlabeled.core.measures.intervals import RESAMPLES, Interval, difference, interval, statistic
 from unlabeled.core.studies.jobs import FROZEN, OURS, RANDOM, TUNED, fold_name, result, seed_name
 from unlabeled.core.studies.plan import Plan, title
 from unlabeled.core.studies.verdict import RULE, word
@@ -134,7 +134,7 @@ def compare(plan: Plan, confusions: Confusions, simple: list[str], joined: str |
         pairs = controls + [(a, b) for b in simple for a in mine]
         rows += [_row(plan, confusions, budget, a, b) for a, b in pairs]
         if simple:
-            best[budget] = max(simple, key=lambda b, at=budget: interval(confusions[b][at], plan.seed).mean)  # type: ignore[misc]
+            best[budget] = max(simple, key=lambda b, at=budget: statistic(confusions[b][at]))  # type: ignore[misc]
     first = title(plan.by_size()[0])
 
     def found(a: str, b: str) -> dict[str, Any]:

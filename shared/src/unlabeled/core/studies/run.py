@@ -13,9 +13,11 @@ from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.corpus import Corpus
+from unlabeled.core.data.items import cut
+from unlabeled.core.data.manifest import check_leaks
 from unlabeled.core.evaluation.heads import head_of
 from unlabeled.core.evaluation.labels import read_labels
-from unlabeled.core.files import write_json
+from unlabeled.core.files import outside, write_json
 from unlabeled.core.studies.jobs import (
     baseline_job,
     fold_name,
@@ -43,6 +45,7 @@ def study(recipe: Recipe, out: Path, on_progress: OnProgress | None = None, real
     """
     began = time.monotonic()
     recipe = _absolute(recipe)
+    outside(recipe.data.path, out)
     plan, n_windows = planned(recipe)
     _claim(out, plan)
     jobs = [
@@ -79,8 +82,10 @@ def planned(recipe: Recipe) -> tuple[Plan, int]:
     keys = [r.key for r in corpus.rows]
     elsewhere = {r.key for r in everything.manifest} - set(keys)
     labels = read_labels(recipe.study.labels, keys, elsewhere)
+    check_leaks(corpus.manifest)
     items = windows(recipe, corpus)
-    plan = make_plan(recipe, corpus, items, labels)
+    trained = cut(corpus, recipe.data.window, recipe.data.stride, recipe.data.min_valid)
+    plan = make_plan(recipe, corpus, (items, trained), labels)
     for fold in range(len(plan.folds)):
         inner_split(plan, fold, recipe.study.groups_per_fold)
     return plan, len(items)

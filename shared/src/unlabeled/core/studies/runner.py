@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn, cast
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ def run(jobs: Sequence[Job], processes: int, on_done: Callable[[int, int, str], 
     """Run every job whose file is missing, each after those it needs, in the order given.
 
     on_done(done, total, name) is called once at the start with the name "" and after every job. An error of a job, or
-    KeyboardInterrupt, ends the other processes (pretraining saves a checkpoint first) and is raised.
+    KeyboardInterrupt, ends the other processes (pretraining saves a checkpoint first) and is raised. SIGTERM is raised
+    as KeyboardInterrupt.
     """
     done = {job.name for job in jobs if job.file.exists()}
     left = [job for job in jobs if job.name not in done]
@@ -35,7 +39,7 @@ def run(jobs: Sequence[Job], processes: int, on_done: Callable[[int, int, str], 
     if not left:
         return
     before = set(multiprocessing.active_children())
-    with _single_threaded():
+    with _single_threaded(), _terminable():
         pool = ProcessPoolExecutor(min(processes, len(left)), multiprocessing.get_context("spawn"), _start)
         try:
             running: dict[Future[Any], Job] = {}
@@ -51,13 +55,14 @@ def run(jobs: Sequence[Job], processes: int, on_done: Callable[[int, int, str], 
                     report(len(done), len(jobs), job.name)
         except BaseException:
             for child in set(multiprocessing.active_children()) - before:
-                child.terminate()
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(cast(int, child.pid), signal.SIGUSR1)
             pool.shutdown(wait=True, cancel_futures=True)
             raise
         pool.shutdown(wait=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _single_threaded() -> Iterator[None]:
     """Processes started inside compute with one thread: they share the machine, and sums then have one order."""
     name = "OMP_NUM_THREADS"
@@ -72,11 +77,31 @@ def _single_threaded() -> Iterator[None]:
             os.environ[name] = old
 
 
-def _start() -> None:
-    """In each process: an interrupt at the terminal is the parent's to handle."""
-    import signal
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, which would end this process and leave its children, raises KeyboardInterrupt (in the main thread)."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _start() -> None:
+    """In each process: what a terminal or a scheduler sends to the whole group is the parent's to handle.
+
+    The parent sends SIGUSR1, which so comes once: a second signal would end pretraining before it has saved.
+    """
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

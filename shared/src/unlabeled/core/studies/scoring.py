@@ -22,7 +22,7 @@ Ids = NDArray[np.int64]
 
 def open_corpus(recipe: Recipe, plan: Plan | None = None) -> Corpus:
     corpus = Corpus.open(domain(recipe.domain), recipe.data)
-    if plan is not None and tuple(r.key for r in corpus.rows) != plan.keys:
+    if plan is not None and corpus.fingerprint != plan.data:
         raise RequestError(f"{recipe.data.path} changed since the study was planned; start a new one")
     return corpus
 

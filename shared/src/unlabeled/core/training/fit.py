@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from unlabeled.core.contracts.recipe import Recipe, Trainer
 from unlabeled.core.methods.base import Method
 from unlabeled.core.training import checkpoint
 from unlabeled.core.training.interrupt import Interrupt
+from unlabeled.core.training.lock import locked
 from unlabeled.core.training.session import Batches, Progress, Session
 
 
@@ -23,16 +25,14 @@ class FitResult:
 
     steps         completed in all
     failures      item -> (epoch in which it failed, reason)
-    last_loss     of the last step
+    last_loss     of the last step, or None where it is not finite
     resumed_from  the step, or None
-    rank          of this process during the run: after it, only rank 0 should write
     """
 
     steps: int
     failures: dict[int, tuple[int, str]]
-    last_loss: float
+    last_loss: float | None
     resumed_from: int | None
-    rank: int = 0
 
 
 @contextlib.contextmanager
@@ -71,13 +71,15 @@ def fit(
     """Train `method`, in place, to `recipe.max_steps` completed steps, writing metrics and checkpoints into `run`.
 
     Resumed on the CPU with the same thread count, weights and losses equal those of an uninterrupted run to the bit,
-    whichever loop did which part. SIGINT, SIGTERM or SIGUSR1 lets the step finish, saves, and raises KeyboardInterrupt.
+    whichever loop did which part; the log says whether a resume is exact. SIGINT, SIGTERM or SIGUSR1 lets the step
+    finish, saves, and raises KeyboardInterrupt.
 
     on_progress(done, max_steps, line) is called every `log_every` steps on rank 0 with the last line of metrics.jsonl
     and "embedding", the last step's (B, D) tensor; what it raises ends the run.
 
-    Raises RequestError (the run exists and `resume` is False), RunFailed (non-finite steps, broken checkpoints),
-    TooManyBad (failed items above data.max_bad_fraction, looked at between epochs and at the end).
+    Raises RequestError (the run exists and `resume` is False, or another process trains in it), RunFailed (non-finite
+    steps, broken checkpoints), TooManyBad (failed items above data.max_bad_fraction, looked at between epochs, at the
+    end and on resume).
     """
     kind = device_kind(recipe.trainer)
     folder = run / "checkpoints"
@@ -85,7 +87,7 @@ def fit(
         raise RequestError(
             f"{run} holds a run already; resume it with `pretrain --resume {run}` or name another folder"
         )
-    with reproducible(recipe.trainer, kind), Interrupt() as interrupt:
+    with locked(run), reproducible(recipe.trainer, kind), Interrupt() as interrupt:
         state = checkpoint.newest(folder)
         checkpoint.prune(folder, recipe.trainer.keep)
         start = state["step"] if state else 0
@@ -103,4 +105,7 @@ def fit(
             drive(session, kind)
         if interrupt.asked:
             raise KeyboardInterrupt
-    return FitResult(session.done, session.loader.failures, float(session.loss), start if state else None, session.rank)
+    loss = float(session.loss)
+    return FitResult(
+        session.done, session.loader.failures, loss if math.isfinite(loss) else None, start if state else None
+    )

@@ -14,7 +14,8 @@ class Interrupt:
     """While entered, a first signal only sets `asked`; a second one has its default effect and ends the process.
 
     Lightning answers SIGUSR1 under SLURM with a checkpoint of its own and a requeue, but not where a handler is set.
-    Signals reach the main thread only; in another thread this does nothing.
+    Signals reach the main thread only; in another thread this does nothing. An ignored signal stays ignored: it is for
+    a parent to answer, which then sends another.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.getsignal(s) for s in _SIGNALS}
+            self._before = {s: h for s in _SIGNALS if (h := signal.getsignal(s)) != signal.SIG_IGN}
         self.arm()
         return self
 

@@ -15,7 +15,7 @@ from unlabeled.core.contracts import RunFailed, TooManyBad
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.methods.base import Method
-from unlabeled.core.training import checkpoint
+from unlabeled.core.training import checkpoint, exact
 from unlabeled.core.training.interrupt import Interrupt
 from unlabeled.core.training.log import Log
 from unlabeled.core.training.step import Step
@@ -59,7 +59,6 @@ class Session:
         self.done: int = state["step"] if state else 0
         if state:  # here and not in `begin`, since Lightning asks for a first batch before that
             loader.failures = dict(state["failures"])
-        self.rank = 0
         self.loss = torch.tensor(float("nan"))
         self._epoch: int | None = None
         self._log: Log | None = None
@@ -67,8 +66,11 @@ class Session:
     def begin(self, device: torch.device) -> None:
         """Restore the state, once the method is on its device and the ranks have met."""
         self.device = device
-        guard = self.step.guard
+        guard, leads = self.step.guard, ranks.rank() == 0
         if self.state:
+            self._count_failures()  # the call that made them may have ended before it counted
+            if leads and self.done < self.recipe.max_steps:
+                exact.report(self.state, exact.conditions(device))
             try:
                 self.method.load_state_dict(self.state["method"])
                 self.step.optimiser.load_state_dict(self.state["optimiser"])
@@ -79,8 +81,7 @@ class Session:
             self.state = None
         guard.counts = guard.counts.to(device)
         self.method.train()
-        self.rank = ranks.rank()
-        if self.rank == 0:
+        if leads:
             self._log = Log(self.run, self.done, self.recipe.trainer.tensorboard)
         self.interrupt.arm()
 
@@ -118,10 +119,10 @@ class Session:
         stop = last or self._interrupted(look)
         if look or stop:
             self._look(out)
+        if last:
+            self._count_failures()  # before the save: a state of the last step says that the run succeeded
         if stop or self.done % trainer.save_every == 0:
             self._save()
-        if last:
-            self._count_failures()
         return not stop
 
     def close(self) -> None:
@@ -154,6 +155,7 @@ class Session:
                 "failures": self.loader.failures,
                 "skipped": self.step.guard.counts,
                 "loss": self.loss,
+                "conditions": exact.conditions(self.device),
             }
             checkpoint.save(self.run / "checkpoints", state, self.recipe.trainer.keep)
 
