@@ -162,6 +162,7 @@ def test_a_run_of_too_many_bad_items_ends_so_again_on_resume(
     for resume in (False, True, True):
         with pytest.raises(TooManyBad):
             fit(Denoiser(), loader(source), recipe(steps, **options), tmp_path, resume=resume)
+        assert len(lines(tmp_path)) == min(steps, 8)  # never into the second epoch
     assert not checkpoint.path_of(tmp_path / "checkpoints", steps).exists()
 
 
