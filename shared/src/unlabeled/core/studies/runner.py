@@ -47,7 +47,7 @@ def run(jobs: Sequence[Job], processes: int, on_done: Callable[[int, int, str], 
                 # never more than the processes can take, so that nothing is queued when they are told to stop
                 for job in [j for j in left if done.issuperset(j.after)][: processes - len(running)]:
                     left.remove(job)
-                    running[pool.submit(job.call)] = job
+                    running[pool.submit(_ending, job.call)] = job
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     future.result()
@@ -93,6 +93,17 @@ def _terminable() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _ending(call: Callable[[], Any]) -> Any:
+    """In each process: an interrupted job has saved what it can, and its process ends with it.
+
+    The pool would keep the process for another job, and from Python 3.13 on wait for it for ever.
+    """
+    try:
+        return call()
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 def _start() -> None:
