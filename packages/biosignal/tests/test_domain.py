@@ -58,7 +58,7 @@ def test_recipe_is_valid_and_builds(name: str) -> None:
         spacing=(0.02,),
         normaliser=Normaliser(method="sensor"),
     )
-    build_views(recipe, domain, {"x": spec})
+    build_views(recipe.views, domain, {"x": spec})
     encoder = build_encoder(recipe, domain, {"x": spec}, 0)
     # ConvNet: mean and max of 128 channels; tokens: the mean over a width of 96
     assert encoder.width == {"simclr-watch.yaml": 256, "mae-watch.yaml": 96}[name]

@@ -13,6 +13,7 @@ from unlabeled.core.methods.mae import MAE
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.nn.predictor import Predictor
+from unlabeled.core.testing.method import MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 from unlabeled.core.testing.sync import NoWaiting
 
@@ -20,6 +21,18 @@ CTX = Context(seed=0, step=3, epoch=1, max_steps=10)
 IMAGE = InputSpec(channels=("a", "b"), units=("", ""), axes=("height", "width"), unit="mm", spacing=(1.0, 2.0))
 EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 DECODER = {"width": 16, "depth": 1, "heads": 2}
+
+
+class TestMAE(MethodContract):
+    name = "mae"
+    shape = (16, 16)
+    encoder = ("tokens", {"width": 16, "depth": 2, "heads": 2, "patch": (4, 4)})
+    options = {"decoder": DECODER}
+
+
+class TestMAEInBlocks(MethodContract):
+    name = "mae"
+    options = {"decoder": DECODER, "mask": "block", "mask_ratio": 0.5}
 
 
 def batch_of(images, valid=None, weight=None):

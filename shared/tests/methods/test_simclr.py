@@ -13,11 +13,23 @@ from unlabeled.core.methods.base import Context
 from unlabeled.core.methods.simclr import SimCLR
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.method import MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 from unlabeled.core.testing.sync import NoWaiting
 
 CTX = Context(seed=0, step=3, epoch=1, max_steps=10)
 SPEC = InputSpec(channels=("a", "b"), units=("", ""), spacing=(0.02,))
+
+
+class TestSimCLR(MethodContract):
+    name = "simclr"
+    encoder = ("convnet", {"channels": (8, 12), "kernels": (5, 3), "strides": (2, 2)})
+    options = {"projector": (12, 8)}
+
+
+class TestSimCLRTokens(MethodContract):
+    name = "simclr"
+    options = {"projector": (12, 8)}
 
 
 def batch(b=8):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from unlabeled.core.contracts import Domain, InputSpec, RequestError, load
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.contracts.domain import methods
-from unlabeled.core.contracts.recipe import Recipe, called, nearest, validated
+from unlabeled.core.contracts.recipe import Recipe, View, called, nearest, validated
 from unlabeled.core.methods.base import Method
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.streams import Draw, key
@@ -50,17 +50,19 @@ def build_encoder(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec]
     return make_encoder(recipe.encoder.name, recipe.encoder.options, domain, specs, seed)
 
 
-def build_views(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec]) -> Callable[[Batch, Draw], Batch]:
-    """The recipe's views in order, as one function. Raises RequestError for a name or an option that is not there."""
+def build_views(
+    given: Sequence[View], domain: Domain, specs: Mapping[str, InputSpec], where: str = "views"
+) -> Callable[[Batch, Draw], Batch]:
+    """The views in order, as one function. Raises RequestError for a name or an option that is not there."""
     steps = []
-    for number, view in enumerate(recipe.views):
-        where = f"views.{number}"
+    for number, view in enumerate(given):
+        at = f"{where}.{number}"
         if view.name not in domain.views:
-            raise RequestError(f"{where}.name: {nearest(view.name, list(domain.views))}")
+            raise RequestError(f"{at}.name: {nearest(view.name, list(domain.views))}")
         if view.input not in specs:
-            raise RequestError(f"{where}.input: {nearest(view.input, list(specs))}")
+            raise RequestError(f"{at}.input: {nearest(view.input, list(specs))}")
         function = load(domain.views[view.name])
-        options = called(function, ("x", "draw", "spec"), view.options, where)
+        options = called(function, ("x", "draw", "spec"), view.options, at)
         steps.append((f"{number}-{view.name}", view.input, partial(function, spec=specs[view.input], **options)))
 
     def views(batch: Batch, draw: Draw) -> Batch:
@@ -78,9 +80,11 @@ def build_method(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec])
         raise RequestError(f"method.name: {nearest(recipe.method.name, list(cards))}")
     cls = load(cards[recipe.method.name].target)
     options = validated(cls.Options, recipe.method.options, "method")
-    views = build_views(recipe, domain, specs)
+    views = build_views(recipe.views, domain, specs)
     encoder = build_encoder(recipe, domain, specs, recipe.seed)
     with seeded(recipe.seed, "method"):
         method = cls(encoder, specs, options, views)
     assert isinstance(method, Method)
+    if recipe.local_views:
+        method.local_views = build_views(recipe.local_views, domain, specs, "local_views")
     return method

@@ -60,7 +60,7 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
     result = fit(method, loader, recipe, run, resume=resuming, on_progress=on_progress)
     if not leader():
         return bundle
-    encoder = method.encoder
+    encoder = method.exported
     assert isinstance(encoder, Encoder)
     data = {"records": len(corpus), "items": len(items), "sha256": corpus.fingerprint}
     return save_bundle(bundle, encoder.cpu(), recipe, corpus.groups, data, health_of(asdict(result)))

@@ -27,3 +27,11 @@ def wsd(step: int, total: int, warmup: int, decay: int, peak: float, final: floa
     if left >= decay:
         return peak
     return final + (peak - final) * max(0, left) / decay
+
+
+def momentum(step: int, total: int, first: float, last: float, kind: str = "cosine") -> float:
+    """`first` at step 0, `last` at step total - 1. Grill et al. 2020 (BYOL), section 3.3 (cosine); I-JEPA: linear."""
+    progress = min(1.0, step / max(1, total - 1))
+    if kind == "linear":
+        return first + (last - first) * progress
+    return last - (last - first) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -6,6 +6,7 @@ tensors, live in `unlabeled.core.contracts.batch`.
 
 from unlabeled.core.contracts.domain import Domain, Head, MethodCard, load
 from unlabeled.core.contracts.errors import (
+    Absent,
     BadInput,
     Incompatible,
     Leakage,
@@ -18,6 +19,7 @@ from unlabeled.core.contracts.sample import Input, Sample
 from unlabeled.core.contracts.spec import Constants, Conversion, InputSpec, Normaliser
 
 __all__ = [
+    "Absent",
     "BadInput",
     "Constants",
     "Conversion",

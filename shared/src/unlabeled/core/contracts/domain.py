@@ -98,8 +98,14 @@ def domain(name: str) -> Domain:
 
 
 def methods() -> dict[str, MethodCard]:
-    """Every installed method, view, plan and baseline, by name: the group `unlabeled.methods` and what domains declare."""
-    cards = [e.load() for e in entry_points(group="unlabeled.methods")]
+    """Every installed method, view, plan and baseline, by name: the group `unlabeled.methods` and what domains declare.
+
+    An entry point names one card or a sequence of cards.
+    """
+    cards: list[MethodCard] = []
+    for entry in entry_points(group="unlabeled.methods"):
+        found = entry.load()
+        cards += [found] if isinstance(found, MethodCard) else found
     for d in domains().values():
         cards += [*d.methods, *d.baselines]
     return {c.name: c for c in sorted(cards, key=lambda c: (c.kind, c.name))}

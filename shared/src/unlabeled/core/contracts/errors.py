@@ -41,3 +41,9 @@ class Incompatible(UnlabeledError):
     """A bundle and an input, or a bundle and this code, do not fit."""
 
     exit_code = 5
+
+
+class Absent(UnlabeledError):
+    """Weights that are named but cannot be had on this machine."""
+
+    exit_code = 2

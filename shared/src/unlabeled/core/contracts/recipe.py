@@ -104,12 +104,36 @@ class Study(Strict):
     jobs: int = Field(2, ge=1, description="processes side by side")
 
 
+class Stage(Strict):
+    """A pretraining done before the recipe's own, on the same data; what it leaves out is as in the recipe.
+
+    Its bundle is `stage:NAME` for every later stage and for the recipe: as `start`, or as an option of a method.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="what later stages call it")
+    method: Named
+    encoder: Named | None = None
+    start: str | None = Field(None, description="weights to begin from; none: as in the recipe")
+    views: tuple[View, ...] | None = None
+    local_views: tuple[View, ...] | None = None
+    optimiser: Optimiser | None = None
+    schedule: Schedule | None = None
+    batch_size: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    seed: int | None = None
+
+
 class Recipe(Strict):
     domain: str = Field(description="which package reads the data")
     data: Data
     method: Named
     encoder: Named
     views: tuple[View, ...] = Field((), description="applied in order, per item and per view")
+    local_views: tuple[View, ...] = Field((), description="views of the small crops of multi-crop methods")
+    start: str | None = Field(
+        None, description="weights to begin from: a bundle's folder, timm:NAME, a weight file, FORMAT:FILE or stage:NAME"
+    )
+    stages: tuple[Stage, ...] = Field((), description="pretrainings done before this one, in order")
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     trainer: Trainer = Trainer()

@@ -49,12 +49,18 @@ class Context:
 class Method(nn.Module):
     """A pretraining method.
 
-    A subclass names its `Options`, builds what it needs around `encoder`, and gives `step`, which returns
-    `{"loss": the weighted sum of the terms, "parts": {name: term}, "embedding": (B, D) detached}`. The loss is the
-    global one (see ranks): a sum over all ranks divided by a count over all ranks.
+    A subclass names its `Options`, builds what it needs around `encoder`, and gives `step`, which returns what
+    `weighted` makes: `{"loss": the weighted sum of the terms, "parts": {name: term}, "embedding": (B, D) detached,
+    "vitals": {name: 0-d}}`. The loss is the global one (see ranks): a sum over all ranks divided by a count over all
+    ranks. Vitals are what only this method can tell the health monitor: `teacher_gap`, `target_std`, `prototype_use`.
+
+    couples      why micro-batches would change the loss (its terms compare items), or "" where they do not
+    local_views  the recipe's `local_views`, for the small crops of multi-crop methods; None where it has none
     """
 
     Options: type[Options] = Options
+    couples: str = ""
+    local_views: Views | None = None
 
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Any, views: Views = unchanged
@@ -64,6 +70,11 @@ class Method(nn.Module):
         self.specs = dict(specs)
         self.options = options
         self.views = views
+
+    @property
+    def exported(self) -> nn.Module:
+        """The encoder that the bundle carries: the trained one, or a teacher where the paper evaluates the teacher."""
+        return self.encoder
 
     def on_batch(self, batch: Batch, ctx: Context) -> Any:
         """Augment and mask, on the device. What it returns is handed to `step`."""
@@ -79,9 +90,14 @@ class Method(nn.Module):
         """After the optimiser's step (teacher, queue, weights that are set and not learned)."""
 
 
-def weighted(parts: Mapping[str, tuple[float, Tensor]], embedding: Tensor) -> dict[str, Any]:
+def weighted(parts: Mapping[str, tuple[float, Tensor]], embedding: Tensor, **vitals: Tensor) -> dict[str, Any]:
     """The dict a step returns, from named (weight, term) pairs."""
     total = sum(
         (w * t for w, t in parts.values()), start=embedding.new_zeros((), dtype=next(iter(parts.values()))[1].dtype)
     )
-    return {"loss": total, "parts": {k: t.detach() for k, (_, t) in parts.items()}, "embedding": embedding.detach()}
+    return {
+        "loss": total,
+        "parts": {k: t.detach() for k, (_, t) in parts.items()},
+        "embedding": embedding.detach(),
+        "vitals": {k: v.detach() for k, v in vitals.items()},
+    }

@@ -28,7 +28,7 @@ class Tuner:
     def __init__(self, recipe: Recipe, plan: Plan, fold: int, corpus: Corpus, tested: Items, seed: int) -> None:
         self.recipe, self.plan, self.fold, self.tested, self.seed = recipe, plan, fold, tested, seed
         self.trained = cut(corpus, recipe.data.window, recipe.data.stride, recipe.data.min_valid)
-        self.views = build_views(recipe, corpus.domain, corpus.specs) if recipe.views else None
+        self.views = build_views(recipe.views, corpus.domain, corpus.specs) if recipe.views else None
         self.labels = np.array(plan.labels)
 
     def choose(self, encoder: Encoder) -> dict[str, Any]:

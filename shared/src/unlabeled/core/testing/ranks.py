@@ -136,7 +136,7 @@ def _serve(pipe: Connection, rank: int, world: int, store: str, timeout: float) 
         except EOFError:
             break
         try:
-            answer = (True, _function(target)(*args))
+            answer = (True, function(target)(*args))
         except BaseException:
             answer = (False, traceback.format_exc())
         try:
@@ -146,7 +146,7 @@ def _serve(pipe: Connection, rank: int, world: int, store: str, timeout: float) 
     dist.destroy_process_group()
 
 
-def _function(target: str) -> Any:
+def function(target: str) -> Any:
     where, _, name = target.rpartition(":")
     if not where.endswith(".py"):
         return getattr(importlib.import_module(where), name)

@@ -1,0 +1,1 @@
+"""Targets: what a prediction is compared with."""
