@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unlabeled.core.build import build_method
-from unlabeled.core.bundle import save_bundle
+from unlabeled.core.bundle import read_bundle, save_bundle
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe, dump, read_recipe
+from unlabeled.core.contracts.stages import expanded, resolved
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.groups import codes, distinct, shuffled
 from unlabeled.core.data.items import Items, cut
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.plans import Uniform
-from unlabeled.core.files import outside, write_atomic
+from unlabeled.core.files import outside, write_atomic, write_json
 from unlabeled.core.launch import leader
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.training.fit import fit
@@ -37,16 +40,21 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
     A finished run returns at once; a run that was cut off goes on from its last checkpoint, exactly. Returns the
     bundle's folder. Raises RequestError where `run` holds another recipe or its data have changed.
     """
-    bundle = run / "bundle"
     recipe = _absolute(recipe)
     outside(recipe.data.path, run)
+    return _pretrain(recipe, run, {}, on_progress)
+
+
+def _pretrain(recipe: Recipe, run: Path, before: Mapping[str, Path], on_progress: OnProgress | None) -> Path:
+    """The stages of the recipe, then its own run. before: bundles of the stages that came before this one."""
+    bundle = run / "bundle"
+    stages = expanded(recipe, before)
     resuming = _resumes(run, recipe)
     if resuming and (bundle / "bundle.json").exists():
         log.info("%s is finished", run)
         return bundle
     items, held_out = pretraining_items(recipe)
     corpus = items.corpus
-    method = build_method(recipe, corpus.domain, corpus.specs)
     loader = Loader(
         items,
         corpus.specs,
@@ -55,8 +63,14 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
         groups=codes(corpus.groups),
         workers=recipe.trainer.workers,
     )
+    known = dict(before)
+    if not stages:
+        method = build_method(resolved(recipe, known), corpus.domain, corpus.specs)
     if leader():  # only now, so that a request that is refused leaves no run behind
         _claim(run, recipe, corpus, held_out)
+    if stages:
+        known |= _staged(stages, run, on_progress)
+        method = build_method(resolved(recipe, known), corpus.domain, corpus.specs)
     result = fit(method, loader, recipe, run, resume=resuming, on_progress=on_progress)
     if not leader():
         return bundle
@@ -64,6 +78,23 @@ def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -
     assert isinstance(encoder, Encoder)
     data = {"records": len(corpus), "items": len(items), "sha256": corpus.fingerprint}
     return save_bundle(bundle, encoder.cpu(), recipe, corpus.groups, data, health_of(asdict(result)))
+
+
+def _staged(stages: Mapping[str, Recipe], run: Path, on_progress: OnProgress | None) -> dict[str, Path]:
+    """Do what is left of the stages; their bundles by name. Raises RequestError where a finished one was replaced."""
+    done: dict[str, Path] = {}
+    for name, own in stages.items():
+        log.info("stage %s", name)
+        done[name] = _pretrain(own, run / "stages" / name, done, on_progress)
+        while not (done[name] / "bundle.json").exists():  # the first rank may still be writing it
+            time.sleep(0.1)
+    made = {name: read_bundle(bundle).about["sha256"] for name, bundle in done.items()}
+    file = run / "stages.json"
+    if file.exists() and json.loads(file.read_text()) != made:
+        raise RequestError(f"the stages in {run} are not those it went on from; start a new run")
+    if leader():
+        write_json(file, made)
+    return done
 
 
 def health_of(result: dict[str, Any]) -> dict[str, Any]:
