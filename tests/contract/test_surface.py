@@ -19,10 +19,13 @@ SHARED = {
     "pretrain": ["--resume", "-o", "OVERRIDES", "RECIPE"],
     "evaluate": ["--allow-seen", "--convert", "--json", "--labels", "--option", "BUNDLE", "PATH"],
     "embed": ["--convert", "--option", "-o", "BUNDLE", "PATH"],
+    "finetune": ["--convert", "--json", "--labels", "--option", "--task", "-o", "BUNDLE", "PATH", "SETTINGS"],
+    "predict": ["--convert", "--format", "--max-bad", "--option", "-o", "MODEL", "PATH"],
     "study": ["-o", "OVERRIDES", "RECIPE"],
+    "export": ["--size", "--to", "-o", "BUNDLE"],
 }
 SURFACE = {
-    "unlabeled": {"domains": ["--json"], "methods": ["--json"], "doctor": ["--json"]},
+    "unlabeled": {"domains": ["--json"], "methods": ["--json"], "doctor": ["--json"], "compare": ["--json", "RUNS"], "report": ["RUN"], "export": SHARED["export"]},
     "unlabeled-biosignal": {**SHARED, "demo": ["-o"]},
 }
 HEAVY = {"torch", "lightning"}

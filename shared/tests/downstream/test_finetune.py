@@ -1,125 +1,271 @@
+"""finetune, load_model, predict: on images whose labels the data tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from unlabeled.core import streams
-from unlabeled.core.contracts import BadInput, Input, InputSpec, RunFailed, Sample
-from unlabeled.core.contracts.batch import Batch, Dense
-from unlabeled.core.downstream.finetune import Balanced, finetune
-from unlabeled.core.nn.base import Encoder, Features
+from unlabeled.core import finetune, load_bundle, load_model, predict
+from unlabeled.core.contracts import Absent, Incompatible, Leakage, RequestError, RunFailed, TooManyBad
+from unlabeled.core.data.groups import hashed, project_key
+from unlabeled.core.files import sha256
 
-CLASSES = 3
-MEANS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])[:, :, None]  # class, channel
-SPECS = {"x": InputSpec(channels=("a", "b"), units=("", ""), spacing=(1.0,))}
+QUICK: dict[str, Any] = {"steps": 4, "looks": 2, "lr": 0.01, "accelerator": "cpu"}
 
 
-class Shifted:
-    """Items of 2 channels and 8 samples of noise around the means of their class; those in `forbidden` must not be read."""
-
-    def __init__(
-        self, labels: list[int], salt: int = 0, forbidden: tuple[int, ...] = (), bad: tuple[int, ...] = ()
-    ) -> None:
-        self.labels, self.salt, self.forbidden, self.bad = labels, salt, forbidden, bad
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def sample(self, i: int) -> Sample:
-        assert i not in self.forbidden
-        if i in self.bad:
-            raise BadInput(f"item {i} is broken")
-        noise = streams.rng(self.salt, "item", i).standard_normal((2, 8)) * 0.3
-        x = Input((noise + MEANS[self.labels[i]]).astype(np.float32), ("a", "b"), ("", ""), unit="s", spacing=(1.0,))
-        return Sample({"x": x}, key=str(i), group="g", index=i, record=i)
+@pytest.fixture(scope="module")
+def classifier(field: Any, bundle: Path) -> Path:
+    return finetune(bundle, field.data, field.labels("classes"), "classify", field.root / "classifier", **QUICK)
 
 
-class Net(Encoder):
-    def __init__(self) -> None:
-        super().__init__(SPECS, 8, 8)
-        self.layer = torch.nn.Linear(16, 8)
-        with torch.no_grad():
-            self.layer.weight.copy_(torch.randn(8, 16, generator=streams.generator(0, "net")) * 0.3)
-            self.layer.bias.zero_()
+def test_a_separable_segmentation_is_learned(field: Any, bundle: Path, tmp_path: Path) -> None:
+    """A cell's class is the sign of its own value: a linear map of its token. 200 steps reach a mean IoU above 0.8."""
+    settings = {**QUICK, "steps": 200, "looks": 4, "batch_size": 32, "layer_decay": 0.8}
+    out = finetune(bundle, field.data, field.labels("masks"), "segment", tmp_path / "m", **settings)
+    about = load_model(out).about
+    assert about.classes == ("1", "3") and about.head.metric == "miou"
+    score = about.score["miou"]
+    assert score.score.mean > 0.8
+    # half of the cells are above 0: always saying one class is right on about half of it and never on the other
+    assert score.baseline.mean < 0.4
+    assert score.gain.low > 0.3
+    found = predict(out, field.data, tmp_path / "p", formats=["parquet", "count"])
+    assert (tmp_path / "p" / "count.txt").read_text() == str(len(found.records)) == "24"
+    table = pq.read_table(tmp_path / "p" / "predictions.parquet").to_pylist()
+    right = []
+    for row in table:
+        mask = np.load(tmp_path / "p" / row["file"], allow_pickle=False)
+        image = np.load(field.data / f"{row['key']}.npy")
+        assert mask.shape == image.shape and mask.dtype == np.int16
+        right.append((mask == np.where(image > 0, 3, 1)).mean())
+    assert np.mean(right) > 0.85
+    assert json.loads((tmp_path / "p" / "predictions.json").read_text())["codes"] == {"1": 1, "3": 3}
 
-    def forward(self, inputs: Any) -> Features:
-        x = inputs["x"]
-        assert isinstance(x, Dense)
-        pooled = self.layer(x.values.flatten(1)).tanh()
-        return Features(pooled[:, None], torch.ones(len(pooled), 1, dtype=torch.bool), pooled)
+
+def test_a_model_comes_back_with_equal_predictions(field: Any, classifier: Path, tmp_path: Path) -> None:
+    a = predict(classifier, field.data, tmp_path / "a")
+    copy = shutil.copytree(classifier, tmp_path / "moved")
+    b = predict(copy, field.data, tmp_path / "b")
+    assert a == b
+    assert (tmp_path / "a/predictions.csv").read_bytes() == (tmp_path / "b/predictions.csv").read_bytes()
+    rows = pq.read_table(tmp_path / "a/predictions.parquet").to_pylist()
+    assert [r["key"] for r in rows] == [f"s{g}/r{i}" for g in range(6) for i in range(4)]
+    for row in rows:
+        p = [row["probability flat"], row["probability hilly"]]
+        assert sum(p) == pytest.approx(1.0, abs=1e-9)
+        assert row["prediction"] == ("flat", "hilly")[int(np.argmax(p))]
+        assert row["group"] == hashed(row["key"].split("/")[0], project_key())
 
 
-LABELS = [i % CLASSES for i in range(12)]
-TRAIN, TEST = Shifted(LABELS), Shifted(LABELS, salt=1)
-
-
-def fitted(**changes: Any) -> Any:
-    options: dict[str, Any] = {"lr": 0.03, "steps": 60, "seed": 0, **changes}
-    return finetune(Net(), TRAIN, np.array(LABELS), TEST, CLASSES, **options)
-
-
-def test_learns_what_is_there_and_repeats_to_the_bit() -> None:
-    found = fitted()
-    # the means of two classes differ by 1.4 or more, the mean of 8 samples has deviation 0.11: every item is told apart
-    assert found.argmax(1).tolist() == LABELS
-    np.testing.assert_allclose(np.exp(found).sum(1), 1.0, atol=1e-5)
+def test_the_same_request_gives_the_same_bytes(field: Any, bundle: Path, classifier: Path, tmp_path: Path) -> None:
     torch.rand(3)  # the global stream is not what it depends on
-    assert fitted().tobytes() == found.tobytes()
-    assert fitted(seed=1).tobytes() != found.tobytes()
+    again = finetune(bundle, field.data, field.labels("classes"), "classify", tmp_path / "m", **QUICK)
+    for name in ("encoder.safetensors", "head.safetensors", "model.json", "bundle.json"):
+        assert (again / name).read_bytes() == (classifier / name).read_bytes(), name
 
 
-def test_the_given_encoder_stays_as_it_was() -> None:
-    net = Net()
-    before = net.layer.weight.detach().clone()
-    finetune(net, TRAIN, np.array(LABELS), TEST, CLASSES, lr=0.01, steps=3, seed=0)
-    assert torch.equal(net.layer.weight, before)
+def test_linear_mode_leaves_the_encoder_to_the_bit(field: Any, bundle: Path, tmp_path: Path) -> None:
+    before = load_file(bundle / "encoder.safetensors")
+    for mode, same in (("linear", True), ("full", False)):
+        out = finetune(bundle, field.data, field.labels("values"), "regress", tmp_path / mode, mode=mode, **QUICK)
+        after = load_file(out / "encoder.safetensors")
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[k], before[k]) for k in before) is same
+        assert load_model(out).about.unit == "m"
 
 
-def test_unlabelled_items_are_never_read() -> None:
-    labels = np.array(LABELS)
-    labels[[3, 4, 5]] = -1
-    source = Shifted(LABELS, forbidden=(3, 4, 5))
-    found = finetune(Net(), source, labels, TEST, CLASSES, lr=0.01, steps=10, seed=0)
-    assert found.shape == (12, 3)
+def test_a_regression_begins_at_the_mean_of_the_training_records(field: Any, bundle: Path, tmp_path: Path) -> None:
+    out = finetune(bundle, field.data, field.labels("values"), "regress", tmp_path / "m", validation=0, **QUICK)
+    values = [float(line.split(",")[1]) for line in field.labels("values").read_text().splitlines()[1:]]
+    model = load_model(out)
+    assert float(model.offset) == pytest.approx(np.mean(values), abs=1e-6)
+    assert float(model.scale) == pytest.approx(np.std(values), rel=1e-5)
+    assert model.about.score == {} and model.about.best_step == 4
+    assert "Nothing is known" in (out / "README.md").read_text()
 
 
-def test_an_item_drawn_twice_for_a_batch_gets_two_views() -> None:
-    # 12 items fill a batch of 64, so each comes at least 5 times; one uniform draw of 24 bits per place differs in all
-    seen = []
-
-    def views(batch: Batch, draw: streams.Draw) -> Batch:
-        seen.append(draw.uniform("u", 1).flatten())
-        return batch
-
-    fitted(steps=2, views=views)
-    assert all(len(set(u.tolist())) == 64 for u in seen)
-    assert not torch.equal(*seen)
-
-
-def test_divergence_and_unreadable_items_are_errors() -> None:
-    with pytest.raises(RunFailed, match=r"learning rate 1e\+30 diverged"):
-        fitted(lr=1e30)
-    with pytest.raises(BadInput, match="item 1 is broken"):
-        finetune(Net(), Shifted(LABELS, bad=(1,)), np.array(LABELS), TEST, CLASSES, lr=0.01, steps=1, seed=0)
-    with pytest.raises(BadInput, match="item 2 is broken"):
-        finetune(Net(), TRAIN, np.array(LABELS), Shifted(LABELS, bad=(2,)), CLASSES, lr=0.01, steps=1, seed=0)
+def test_splits_are_of_groups_and_what_pretraining_saw_is_named(field: Any, bundle: Path, classifier: Path) -> None:
+    about = load_model(classifier).about
+    train, validation = set(about.groups["train"]), set(about.groups["validation"])
+    # 6 groups, a quarter of which is 1.5, rounded to 2
+    assert (len(train), len(validation)) == (4, 2) and not train & validation
+    assert about.n["train_records"] == 16 and about.n["validation_records"] == 8
+    seen = {hashed(name, project_key()) for name in ("s0", "s1")}
+    assert set(about.seen_in_pretraining) == seen & validation
+    # from now on its training groups are seen too, so that evaluate and finetune know
+    assert load_bundle(classifier).bundle.groups == seen | train
 
 
-def test_balanced_batches() -> None:
-    # 64 places, 3 classes: 22, 21 and 21 by lot; the 2 items of class 2 come 10 or 11 times, item 5 (failed) never
-    label = np.array([0] * 40 + [1] * 25 + [2, 2, 2] + [-1] * 5)
-    plan = Balanced(label, 64)
-    extra = []
-    for epoch in range(12):
-        (ids,) = plan(0, epoch, without={65})
-        counts = np.bincount(label[ids], minlength=3)
-        assert sorted(counts) == [21, 21, 22]
-        extra.append(int(counts.argmax()))
-        assert len(np.unique(ids[label[ids] == 0])) == counts[0]
-        assert set(np.bincount(ids, minlength=73)[[66, 67]]) <= {10, 11}
-        assert 65 not in ids
-    assert set(extra) == {0, 1, 2}
-    assert np.array_equal(plan(0, 3)[0], plan(0, 3)[0])
-    assert plan.steps(0) == 1
-    assert Balanced(np.array([-1, 0]), 4).steps(0, {1}) == 0
+def test_another_project_key_says_that_nobody_knows(
+    field: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = load_bundle(bundle).bundle.about
+    (tmp_path / "key").write_text("f" * 64)
+    monkeypatch.setenv("UNLABELED_KEY", str(tmp_path / "key"))
+    out = finetune(bundle, field.data, field.labels("classes"), "classify", tmp_path / "m", **QUICK)
+    assert load_model(out).about.seen_in_pretraining is None
+    ours = load_bundle(out).bundle.about
+    assert (ours["key"], ours["groups"]) == (theirs["key"], theirs["groups"])
+    assert "nobody knows" in (out / "README.md").read_text()
+
+
+def test_starts(field: Any, bundle: Path, tmp_path: Path) -> None:
+    """A bundle's contract with random weights, and a recipe without any bundle; the groups seen are those trained on."""
+    settings = {**QUICK, "steps": 1, "lr": 1e-9, "mode": "linear"}
+    labels = field.labels("classes")
+    random = finetune(bundle, field.data, labels, "classify", tmp_path / "a", start="random", **settings)
+    fresh = finetune(field.recipe, field.data, labels, "classify", tmp_path / "b", **settings)
+    own = load_file(bundle / "encoder.safetensors")
+    a, b = (load_file(out / "encoder.safetensors") for out in (random, fresh))
+    assert not torch.equal(a["project.x.weight"], own["project.x.weight"])
+    assert all(torch.equal(a[k], b[k]) for k in own)  # random weights of one seed
+    for out in (random, fresh):
+        model = load_model(out)
+        assert model.about.start == {"start": "random"} and model.about.seen_in_pretraining == ()
+        assert model.encoder.bundle.groups == set(model.about.groups["train"])
+    # the recipe's normaliser was measured on the training groups only
+    inside = load_model(fresh).about.groups["train"]
+    names = [f"s{g}" for g in range(6) if hashed(f"s{g}", project_key()) in inside]
+    values = np.concatenate([np.load(f).ravel() for n in names for f in sorted((field.data / n).glob("*.npy"))])
+    constants = load_bundle(fresh).input_spec.normaliser.constants[""]
+    assert constants.offset[0] == pytest.approx(values.mean(), abs=1e-6)
+    with pytest.raises(Absent, match=r"nowhere.safetensors is absent here"):
+        finetune(bundle, field.data, labels, "classify", tmp_path / "c", start=str(tmp_path / "nowhere.safetensors"))
+    weights = finetune(
+        bundle, field.data, labels, "classify", tmp_path / "d", start=str(random / "encoder.safetensors"), **settings
+    )
+    expected = {"start": "file:encoder.safetensors", "sha256": sha256(random / "encoder.safetensors")}
+    assert load_model(weights).about.start == expected == load_bundle(weights).bundle.about["start"]
+    assert str(tmp_path).encode() not in (weights / "model.json").read_bytes() + (weights / "bundle.json").read_bytes()
+
+
+def test_faults_of_the_request(field: Any, bundle: Path, classifier: Path, tmp_path: Path) -> None:
+    labels, data = field.labels("classes"), field.data
+    for error, says, words, settings in (
+        (RequestError, r"--task: 'clasify' is unknown, did you mean 'classify'", (labels, "clasify"), {}),
+        (RequestError, r"finetune: step: 'step' is unknown, did you mean 'steps'", (labels, "classify"), {"step": 3}),
+        (RequestError, r"mode: input should be 'full' or 'linear', got 'half'", (labels, "classify"), {"mode": "half"}),
+        (RequestError, r"it must name key and value", (labels, "regress"), {}),
+        (
+            RequestError,
+            r"leave views out for segmentation",
+            (field.labels("masks"), "segment"),
+            {"views": [{"name": "jitter"}]},
+        ),
+        (
+            RequestError,
+            r"finetune.views.0.name: 'jiter' is unknown",
+            (labels, "classify"),
+            {"views": [{"name": "jiter"}]},
+        ),
+        (RequestError, r"data.window has 1 sizes, the data have 2 axes", (labels, "classify"), {"window": [4.0]}),
+        (RunFailed, r"learning rate 1e\+30 diverged", (labels, "classify"), {"lr": 1e30}),
+    ):
+        with pytest.raises(error, match=says) as caught:
+            finetune(bundle, data, *words, tmp_path / "m", **{**QUICK, **settings})
+        assert "\n" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RequestError, match="is no bundle"):
+        finetune(tmp_path / "none", data, labels, "classify", tmp_path / "m")
+    with pytest.raises(RequestError, match="exists; choose another folder"):
+        finetune(bundle, data, labels, "classify", classifier)
+    with pytest.raises(RequestError, match="lies inside the data folder"):
+        finetune(bundle, data, labels, "classify", data / "m")
+    one = tmp_path / "one.csv"
+    one.write_text("key,label\ns0/r0,flat\ns0/r1,hilly\ns1/r0,flat\n")
+    with pytest.raises(RequestError, match=r"none of the 1 labelled groups can be left out"):
+        one.write_text("key,label\ns0/r0,flat\ns0/r1,hilly\n")
+        finetune(bundle, data, one, "classify", tmp_path / "m", **QUICK)
+
+
+def test_one_image_under_two_groups_is_leakage(field: Any, bundle: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(field.data, tmp_path / "data")
+    shutil.copy(data / "s0/r0.npy", data / "s1/r0.npy")
+    with pytest.raises(Leakage, match="hold the same values under different groups"):
+        finetune(bundle, data, field.labels("classes"), "classify", tmp_path / "m", **QUICK)
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "head.safetensors", "bundle.json"])
+def test_every_file_is_checked(name: str, classifier: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(classifier, tmp_path / "m")
+    content = bytearray((broken / name).read_bytes())
+    content[-5] ^= 1
+    (broken / name).write_bytes(content)
+    with pytest.raises(Incompatible, match=r"not the file model\.json was written with; copy the model again"):
+        load_model(broken)
+    (broken / name).unlink()
+    with pytest.raises(Incompatible, match="is missing"):
+        load_model(broken)
+
+
+def test_a_model_is_strict_about_its_head(classifier: Path, bundle: Path, tmp_path: Path) -> None:
+    def broken(change: Any) -> Path:
+        shutil.rmtree(tmp_path / "m", ignore_errors=True)
+        out = shutil.copytree(classifier, tmp_path / "m")
+        state = load_file(out / "head.safetensors")
+        change(state)
+        save_file(state, out / "head.safetensors")
+        about = json.loads((out / "model.json").read_text())
+        about["sha256"]["head.safetensors"] = sha256(out / "head.safetensors")
+        (out / "model.json").write_text(json.dumps(about))
+        return out
+
+    with pytest.raises(Incompatible, match=r"missing: head.linear.bias; unexpected: stranger"):
+        load_model(broken(lambda s: s.update(stranger=s.pop("head.linear.bias"))))
+    with pytest.raises(Incompatible, match=r"reshaped: norm.weight"):
+        load_model(broken(lambda s: s.update({"norm.weight": torch.ones(3)})))
+    with pytest.raises(Incompatible, match="the output differs from the one saved with them"):
+        load_model(broken(lambda s: s.update({"head.linear.weight": s["head.linear.weight"] * 1.1})))
+    with pytest.raises(RequestError, match=r"holds no model\.json; name the folder that `finetune` wrote"):
+        load_model(bundle)
+    out = broken(lambda s: None)
+    for text, says in (
+        ("{", "damaged"),
+        ('{"format": 1}', "damaged"),
+        ('{"format": 9}', "has format 9"),
+        ("[]", "damaged"),
+    ):
+        (out / "model.json").write_text(text)
+        with pytest.raises(Incompatible, match=says):
+            load_model(out)
+
+
+def test_what_cannot_be_predicted_is_named_and_counted(field: Any, classifier: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(field.data, tmp_path / "data")
+    np.save(data / "s0" / "small.npy", np.zeros((5, 24), np.float32))  # 8 m are 16 cells
+    (data / "s0" / "bad.npy").write_bytes(b"rubbish")
+    with pytest.raises(TooManyBad, match=r"1 of 26 records cannot be used"):
+        predict(classifier, data, tmp_path / "p")
+    with pytest.raises(TooManyBad, match=r"2 of 26 records cannot be predicted, more than --max-bad 0.05"):
+        predict(classifier, data, tmp_path / "p", max_bad=0.05)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
+    assert len(predict(classifier, data, tmp_path / "p", max_bad=0.1).records) == 24
+    left_out = json.loads((tmp_path / "p" / "predictions.json").read_text())["left_out"]
+    assert [(x["file"], x["reason"].split(";")[0]) for x in left_out] == [
+        ("s0/bad.npy", "bad.npy is no array"),
+        ("s0/small.npy", "s0/small holds no window of the size the model was trained on"),
+    ]
+    with pytest.raises(RequestError, match=r"--format: 'excel' is unknown, known: count, csv, parquet"):
+        predict(classifier, data, tmp_path / "q", formats=["excel"], max_bad=0.1)
+    with pytest.raises(RequestError, match="exists; choose another folder"):
+        predict(classifier, field.data, tmp_path / "p")
+
+
+def test_a_stop_at_any_time_leaves_nothing(field: Any, bundle: Path, classifier: Path, tmp_path: Path) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(bundle, field.data, field.labels("classes"), "classify", tmp_path / "m", on_progress=stop, **QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        predict(classifier, field.data, tmp_path / "p", on_progress=stop)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208

@@ -2,9 +2,10 @@
 
 import math
 
+import pytest
 import torch
 
-from unlabeled.core.losses.masked import masked_mse, normalised_patches
+from unlabeled.core.losses.masked import masked_l1, masked_mse, masked_smooth_l1, normalised_patches
 
 
 def everything(x):
@@ -68,3 +69,27 @@ def test_zero_prediction_of_a_normalised_patch_costs_767_768ths():
     loss = masked_mse(torch.zeros_like(x), normalised_patches(x, everything(x)), torch.ones_like(x))
     assert math.isclose(loss.item(), 767 / 768 / (1 + 1e-6), abs_tol=1e-12)
     assert math.isclose(loss.item(), 0.9986969, abs_tol=1e-7)
+
+
+def test_l1_of_an_offset_is_its_size():
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    for offset in (0.5, -2.0):
+        torch.testing.assert_close(masked_l1(x + offset, x, torch.ones_like(x)).item(), abs(offset))
+
+
+def test_smooth_l1_by_hand_and_as_torch():
+    # beta 1: e^2 / 2 below 1, |e| - 1/2 above; both 1/2 with slope 1 at 1
+    zero, one = torch.zeros(1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1)
+    for e, expected in ((0.0, 0.0), (0.5, 0.125), (-0.5, 0.125), (1.0, 0.5), (3.0, 2.5), (-3.0, 2.5)):
+        assert masked_smooth_l1(zero + e, zero, one).item() == expected
+    x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
+    expected = torch.nn.functional.smooth_l1_loss(x, torch.zeros_like(x), beta=0.5)
+    torch.testing.assert_close(masked_smooth_l1(x, torch.zeros_like(x), torch.ones_like(x), beta=0.5), expected)
+
+
+@pytest.mark.parametrize("loss", [masked_mse, masked_l1, masked_smooth_l1])
+def test_what_has_no_weight_gets_no_gradient_and_may_be_nan(loss):
+    pred = torch.tensor([[[1.0, 2.0], [torch.nan, 5.0]]], requires_grad=True)
+    value = loss(pred, torch.tensor([[[0.0, 0.0], [0.0, torch.nan]]]), torch.tensor([[[1.0], [0.0]]]))
+    value.backward()
+    assert value.isfinite() and (pred.grad[0, 1] == 0).all() and (pred.grad[0, 0] > 0).all()

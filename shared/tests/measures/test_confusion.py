@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, f1_score
+from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
-from unlabeled.core.measures.confusion import confusion, macro_f1
+from unlabeled.core.measures.confusion import confusion, iou_of, macro_f1
+from unlabeled.core.measures.confusion import counts as counts_of
 
 
 def test_macro_f1_by_hand() -> None:
@@ -34,3 +35,15 @@ def test_leading_dimensions() -> None:
     assert counts.shape == (2, 4, 3, 3)
     for i, j in np.ndindex(2, 4):
         assert float(macro_f1(counts)[i, j]) == float(macro_f1(confusion(truth, predicted[i, j], 3)))
+
+
+def test_mean_iou_by_hand_and_as_sklearn() -> None:
+    # class 0: TP 3, true 4, predicted 5 -> 3/6; class 1: TP 4, true 6, predicted 5 -> 4/7
+    assert float(iou_of(counts_of(np.array([[3, 1], [2, 4]])))) == pytest.approx((3 / 6 + 4 / 7) / 2, abs=1e-15)
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        truth, predicted = rng.integers(0, 5, 12), rng.integers(0, 5, 12)
+        expected = jaccard_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
+        found = float(iou_of(counts_of(confusion(truth, predicted, 5))))
+        assert found == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(iou_of(np.zeros((3, 4))))

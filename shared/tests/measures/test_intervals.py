@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unlabeled.core.measures.intervals import difference, interval, statistic
+from unlabeled.core.measures.confusion import counts, f1_of
+from unlabeled.core.measures.intervals import difference, interval, over_groups, paired, statistic
+from unlabeled.core.measures.regression import mae, moments, r2
 
 Confusions = NDArray[np.int64]
 
@@ -46,9 +48,9 @@ def test_groups_are_paired() -> None:
     right, wrong, nearly = np.diag([5, 5]), np.array([[0, 5], [5, 0]]), np.array([[1, 4], [5, 0]])
     a = np.stack([right, nearly] * 6)[None, None]
     b = np.stack([right, wrong] * 6)[None, None]
-    paired, own = difference(a, b, seed=0), interval(a, seed=0)
-    assert paired.high - paired.low < 0.25 * (own.high - own.low)
-    assert paired.low > 0
+    gain, own = difference(a, b, seed=0), interval(a, seed=0)
+    assert gain.high - gain.low < 0.25 * (own.high - own.low)
+    assert gain.low > 0
 
 
 def test_repeats_with_the_seed_and_differs_with_another() -> None:
@@ -77,3 +79,28 @@ def test_coverage_on_simulated_groups() -> None:
         found = interval(confusions[None, None], seed=trial, resamples=500)
         covered += found.low <= 0.75 <= found.high
     assert 0.875 <= covered / 200 <= 0.99
+
+
+def test_one_seed_and_draw_of_any_statistic_is_the_interval_over_groups() -> None:
+    a, b = drawn(3, (1, 1, 8)), drawn(4, (1, 1, 8))
+    own, gain = over_groups(f1_of, counts(a[0, 0]), seed=1), paired(f1_of, counts(a[0, 0]), counts(b[0, 0]), seed=1)
+    for found, expected in ((own, interval(a, 1)), (gain, difference(a, b, 1))):
+        assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
+
+
+def test_two_groups_of_one_error_each() -> None:
+    # errors 0 and 1: two draws of two groups give means 0, 1/2, 1 with chances 1/4, 1/2, 1/4, so the ends are 0 and 1
+    m = moments(np.array([5.0, 7.0]), np.array([5.0, 8.0]), np.array([0, 1]), 2)
+    found = over_groups(mae, m, seed=0)
+    assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
+    # R2 = 1 - 1/2; of the four draws the two of one group twice have no variance and are left out
+    found = over_groups(r2, m, seed=0)
+    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_one_group_has_no_interval_and_unequal_tallies_are_refused() -> None:
+    m = moments(np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([0, 0]), 1)
+    found = over_groups(mae, m, seed=0)
+    assert found.mean == 0.5 and np.isnan(found.low) and np.isnan(found.high)
+    with pytest.raises(ValueError, match="1 and 2 groups are not paired"):
+        paired(mae, m, np.zeros((2, 5)), seed=0)

@@ -89,7 +89,8 @@ def test_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
     first = fit(Denoiser(), loader(), recipe(), tmp_path, resume=False)
     method = Denoiser()
     again = fit(method, loader(), recipe(), tmp_path, resume=True)
-    assert again == FitResult(20, {}, first.last_loss, 20)
+    assert again == FitResult(20, {}, first.last_loss, 20, first.health)
+    assert first.health["skipped"] == 0 and set(first.health["health"]) >= {"loss", "gradient"}
     state = final(tmp_path)
     assert state is not None
     assert identical(dict(method.state_dict()), dict(state["method"]))

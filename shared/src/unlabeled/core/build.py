@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from unlabeled.core.contracts import Domain, InputSpec, RequestError, load
 from unlabeled.core.contracts.batch import Batch
@@ -20,6 +21,7 @@ from unlabeled.core.streams import Draw, key
 ENCODERS = {
     "tokens": "unlabeled.core.nn.encoder:TokenEncoder",
     "convnet": "unlabeled.core.nn.convnet:ConvNet",
+    "timm": "unlabeled.core.nn.backbone:TimmBackbone",
 }
 
 
@@ -42,7 +44,13 @@ def make_encoder(
     with seeded(seed, "encoder"):
         encoder = cls(specs, validated(cls.Options, options, "encoder"))
     assert isinstance(encoder, Encoder)
+    encoder.named = named(name, getattr(encoder, "options", None) or options)
     return encoder
+
+
+def named(name: str, options: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """What `make_encoder` needs to build an encoder again, as plain JSON."""
+    return {"name": name, **(options.model_dump(mode="json") if isinstance(options, BaseModel) else options)}
 
 
 def build_encoder(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec], seed: int) -> Encoder:
@@ -73,15 +81,18 @@ def build_views(
     return views
 
 
-def build_method(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec]) -> Method:
-    """The recipe's method around its encoder, with weights of the recipe's seed."""
+def build_method(
+    recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec], encoder: Encoder | None = None
+) -> Method:
+    """The recipe's method with weights of the recipe's seed, around `encoder` or else the recipe's own."""
     cards = {name: card for name, card in methods().items() if card.kind == "method"}
     if recipe.method.name not in cards:
         raise RequestError(f"method.name: {nearest(recipe.method.name, list(cards))}")
     cls = load(cards[recipe.method.name].target)
     options = validated(cls.Options, recipe.method.options, "method")
     views = build_views(recipe.views, domain, specs)
-    encoder = build_encoder(recipe, domain, specs, recipe.seed)
+    if encoder is None:
+        encoder = build_encoder(recipe, domain, specs, recipe.seed)
     with seeded(recipe.seed, "method"):
         method = cls(encoder, specs, options, views)
     assert isinstance(method, Method)

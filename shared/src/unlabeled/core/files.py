@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -79,3 +80,12 @@ def sync(path: Path) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# an absolute path or one below the home folder, at the start of a word or after a quote, bracket, colon or equals sign
+_PATH = re.compile(r"""(?<![^\s'"(\[:=,])(?:~|[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])*([^\s'"/\\:;,)\]]+)""")
+
+
+def without_folders(text: str) -> str:
+    """`text` with every absolute path cut to its last part, so that it tells nothing of this machine."""
+    return _PATH.sub(r"\1", text)

@@ -14,38 +14,48 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unlabeled.core.build import build_method
-from unlabeled.core.bundle import read_bundle, save_bundle
-from unlabeled.core.contracts import RequestError
+from unlabeled.core.bundle import load_bundle, read_bundle, save_bundle, start_encoder
+from unlabeled.core.contracts import Incompatible, RequestError
 from unlabeled.core.contracts.domain import domain
-from unlabeled.core.contracts.recipe import Recipe, dump, read_recipe
+from unlabeled.core.contracts.recipe import Recipe, absolute, dump, read_recipe
 from unlabeled.core.contracts.stages import expanded, resolved
 from unlabeled.core.data.corpus import Corpus
-from unlabeled.core.data.groups import codes, distinct, shuffled
+from unlabeled.core.data.groups import codes, distinct, key_id, project_key, shuffled
 from unlabeled.core.data.items import Items, cut
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.plans import Uniform
 from unlabeled.core.files import outside, write_atomic, write_json
 from unlabeled.core.launch import leader
+from unlabeled.core.methods.base import Method, Taught
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.training.fit import fit
 
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int, dict[str, Any]], None]
+AtEnd = Callable[[Recipe, Method, Items], None]
 
 
-def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None) -> Path:
+def pretrain(recipe: Recipe, run: Path, on_progress: OnProgress | None = None, at_end: AtEnd | None = None) -> Path:
     """Train on the folder of the recipe and write `run`: recipe, manifest, splits, metrics, checkpoints, bundle.
 
     A finished run returns at once; a run that was cut off goes on from its last checkpoint, exactly. Returns the
     bundle's folder. Raises RequestError where `run` holds another recipe or its data have changed.
+
+    at_end: called once on the first rank, with the trained method and its items, before the bundle is written.
     """
-    recipe = _absolute(recipe)
+    recipe = absolute(recipe)
     outside(recipe.data.path, run)
-    return _pretrain(recipe, run, {}, on_progress)
+    return _pretrain(recipe, run, {}, on_progress, at_end)
 
 
-def _pretrain(recipe: Recipe, run: Path, before: Mapping[str, Path], on_progress: OnProgress | None) -> Path:
+def _pretrain(
+    recipe: Recipe,
+    run: Path,
+    before: Mapping[str, Path],
+    on_progress: OnProgress | None,
+    at_end: AtEnd | None = None,
+) -> Path:
     """The stages of the recipe, then its own run. before: bundles of the stages that came before this one."""
     bundle = run / "bundle"
     stages = expanded(recipe, before)
@@ -64,20 +74,74 @@ def _pretrain(recipe: Recipe, run: Path, before: Mapping[str, Path], on_progress
         workers=recipe.trainer.workers,
     )
     known = dict(before)
-    if not stages:
-        method = build_method(resolved(recipe, known), corpus.domain, corpus.specs)
+    for own in stages.values():  # a mistake in a later stage shall show before the first one is trained
+        build_method(own, corpus.domain, corpus.specs)
+    if stages:
+        build_method(recipe, corpus.domain, corpus.specs)
+    else:
+        method = _method(resolved(recipe, known), corpus)
     if leader():  # only now, so that a request that is refused leaves no run behind
         _claim(run, recipe, corpus, held_out)
     if stages:
         known |= _staged(stages, run, on_progress)
-        method = build_method(resolved(recipe, known), corpus.domain, corpus.specs)
+        method = _method(resolved(recipe, known), corpus)
+    start, before_it = _begun(method, run)
     result = fit(method, loader, recipe, run, resume=resuming, on_progress=on_progress)
     if not leader():
         return bundle
+    if at_end is not None:
+        at_end(recipe, method, items)
     encoder = method.exported
     assert isinstance(encoder, Encoder)
-    data = {"records": len(corpus), "items": len(items), "sha256": corpus.fingerprint}
-    return save_bundle(bundle, encoder.cpu(), recipe, corpus.groups, data, health_of(asdict(result)))
+    data: dict[str, Any] = {"records": len(corpus), "items": len(items), "sha256": corpus.fingerprint}
+    if stages:
+        data["stages"] = json.loads((run / "stages.json").read_text())
+    groups = sorted({*corpus.groups, *before_it})
+    return save_bundle(bundle, encoder.cpu(), recipe, groups, data, health_of(asdict(result)), start)
+
+
+def _method(recipe: Recipe, corpus: Corpus) -> Method:
+    """The recipe's method, around the weights it names as its start, with its frozen teacher where it has one.
+
+    Raises Incompatible where the recipe asks for another encoder than these weights are of.
+    """
+    method = build_method(recipe, corpus.domain, corpus.specs, _start(recipe, corpus))
+    if isinstance(method, Taught):
+        method.take_teacher(load_bundle(recipe.method.options["teacher"]))
+    return method
+
+
+def _start(recipe: Recipe, corpus: Corpus) -> Encoder | None:
+    if recipe.start is None:
+        return None
+    encoder = start_encoder(recipe.start, corpus.domain, corpus.specs, recipe.encoder, recipe.seed)
+    if encoder.report is not None and encoder.report.overruled:
+        raise Incompatible(
+            f"encoder.{'; encoder.'.join(encoder.report.overruled)}: the weights of start are of another encoder than the "
+            "recipe's; write under encoder what they have, or leave it out"
+        )
+    return encoder
+
+
+def _begun(method: Method, run: Path) -> tuple[dict[str, str] | None, frozenset[str]]:
+    """What the weights are that a run begins from, and the groups seen before it, as far as our key can name them.
+
+    Raises RequestError where a run goes on and they are others than before.
+    """
+    encoder = method.encoder
+    assert isinstance(encoder, Encoder)
+    teachers = [method.teacher] if isinstance(method, Taught) else []
+    own = key_id(project_key())
+    bundles = [e.bundle for e in (encoder, *teachers) if getattr(e, "bundle", None) is not None]
+    groups = frozenset(g for bundle in bundles if bundle.about["key"] == own for g in bundle.groups)
+    if encoder.report is None:
+        return None, groups
+    start, file = dict(encoder.report.start), run / "start.json"
+    if file.exists() and json.loads(file.read_text()) != start:
+        raise RequestError(f"{start['start']} holds other weights than those {run} began from; start a new run")
+    if leader():
+        write_json(file, start)
+    return start, groups
 
 
 def _staged(stages: Mapping[str, Recipe], run: Path, on_progress: OnProgress | None) -> dict[str, Path]:
@@ -98,7 +162,9 @@ def _staged(stages: Mapping[str, Recipe], run: Path, on_progress: OnProgress | N
 
 
 def health_of(result: dict[str, Any]) -> dict[str, Any]:
-    return {"steps": result["steps"], "last_loss": result["last_loss"], "failed_items": len(result["failures"])}
+    """What the bundle says of the run that made it: counts, alarms, rollbacks, and values at the first and last look."""
+    counts = {"steps": result["steps"], "last_loss": result["last_loss"], "failed_items": len(result["failures"])}
+    return {**counts, **result["health"]}
 
 
 def pretraining_items(recipe: Recipe) -> tuple[Items, list[str]]:
@@ -113,11 +179,6 @@ def pretraining_items(recipe: Recipe) -> tuple[Items, list[str]]:
         corpus = corpus.only([g for g in groups if g not in out])
     corpus = corpus.normalised(recipe.data.normaliser)
     return cut(corpus, recipe.data.window, recipe.data.stride, recipe.data.min_valid), out
-
-
-def _absolute(recipe: Recipe) -> Recipe:
-    data = recipe.data.model_copy(update={"path": recipe.data.path.expanduser().resolve()})
-    return recipe.model_copy(update={"data": data})
 
 
 def _resumes(run: Path, recipe: Recipe) -> bool:
@@ -152,6 +213,10 @@ def _claim(run: Path, recipe: Recipe, corpus: Corpus, held_out: list[str]) -> No
 
 
 def _computed(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe decides the result: not how many workers load, nor how often it is saved or logged."""
-    free = {"workers", "save_every", "keep", "log_every", "tensorboard", "loop"}
-    return recipe.model_dump(mode="json", exclude={"trainer": free, "study": True})
+    """What of a recipe decides the result: not how many workers load, nor how often it is saved or logged.
+
+    How often, what an alarm does and how long a run bears bad steps decide where a run in trouble stops or goes back to;
+    they are free, so that one which was stopped can go on under other limits. A sound run is the same whatever they are.
+    """
+    free = {"workers", "save_every", "keep", "log_every", "max_skipped", "rollbacks", "tensorboard", "loggers", "loop"}
+    return recipe.model_dump(mode="json", exclude={"trainer": free, "health": True, "study": True})

@@ -41,7 +41,12 @@ domain = Domain(
             test="packages/biosignal/tests/test_baselines.py",
         ),
     ),
-    heads=(Head("classify", "classification", "macro_f1", "one class for each recording, voted over its windows"),),
+    heads=(
+        Head("classify", "classification", "macro_f1", "one class for each recording, voted over its windows"),
+        Head("segment", "segmentation", "macro_f1", "one class for each moment of a recording, such as an activity"),
+        Head("regress", "regression", "mae", "one value for each recording, such as a rate or an age"),
+    ),
+    writers={"annotations": f"{_HERE}.write:table", "mne": f"{_HERE}.write:mne"},
     recipes=f"{_HERE}.recipes",
     samples={"watch": f"{_HERE}.samples:watch"},
     demo=f"{_HERE}.demo:demo",

@@ -21,7 +21,8 @@ REAL = "real: 140 recordings of a smartwatch by 10 people, 7 shoulder exercises 
 
 def demo(to: Path) -> None:
     """Inspect, pretrain and study on the watch recordings, into the folder `to`; goes on where it stopped."""
-    from unlabeled.core.studies import render, study
+    from unlabeled.core.report import study
+    from unlabeled.core.studies import render
 
     folder = watch(to / "recordings")
     recipe = _recipe(folder)
@@ -44,6 +45,7 @@ def demo(to: Path) -> None:
     out.rule("where everything lies")
     for what, path in (
         ("recordings and labels", folder),
+        ("the report, for a browser", to / "study" / "report.html"),
         ("every number of the table", to / "study" / "study.json"),
         ("pretraining runs, each with its bundle", to / "study" / "pretraining"),
     ):

@@ -2,5 +2,6 @@
 
 from unlabeled.core.bundle.load import Bundle, LoadReport, load_bundle, read_bundle
 from unlabeled.core.bundle.save import save_bundle
+from unlabeled.core.bundle.starts import start_encoder
 
-__all__ = ["Bundle", "LoadReport", "load_bundle", "read_bundle", "save_bundle"]
+__all__ = ["Bundle", "LoadReport", "load_bundle", "read_bundle", "save_bundle", "start_encoder"]

@@ -10,10 +10,11 @@ from typing import Any
 
 import typer
 
+from unlabeled.core.cli.export import add_to as add_export
 from unlabeled.core.cli.shell import make_app, out, progress, run
 from unlabeled.core.contracts import Domain, RequestError
 from unlabeled.core.contracts.domain import domain as find
-from unlabeled.core.contracts.recipe import Data, parsed, read_recipe
+from unlabeled.core.contracts.recipe import Data, parsed, read_recipe, validated
 from unlabeled.core.launch import leader
 
 FOLDER = typer.Argument(..., help="folder of files, read recursively", show_default=False)
@@ -29,6 +30,7 @@ SEEN = typer.Option(False, "--allow-seen", help="also test on groups seen in pre
 def build(domain: Domain) -> typer.Typer:
     """The command line of one domain."""
     app = make_app(f"unlabeled-{domain.name}", domain.summary)
+    known_formats = ", ".join(["parquet", "csv", *domain.writers])
 
     @app.command()
     def inspect(
@@ -77,7 +79,7 @@ def build(domain: Domain) -> typer.Typer:
             raise RequestError("say which recipe and where to: pretrain RECIPE -o RUN, or pretrain --resume RUN")
         elif (to / "recipe.yaml").exists() and leader():
             raise RequestError(f"{to} already holds a run; go on with it by --resume {to}, or choose another folder")
-        from unlabeled.core.pretraining import pretrain as train
+        from unlabeled.core.report import pretrain as train
 
         with progress("pretraining") as update:
             bundle = train(
@@ -86,6 +88,7 @@ def build(domain: Domain) -> typer.Typer:
                 lambda done, total, values: update(done, total, _loss(values)),
             )
         out.print(f"bundle: {bundle}", markup=False)
+        out.print(f"report: {to / 'report.html'}", markup=False)
 
     @app.command()
     def evaluate(
@@ -119,19 +122,102 @@ def build(domain: Domain) -> typer.Typer:
         out.print(f"{to}: {count} embeddings", markup=False)
 
     @app.command()
+    def finetune(
+        bundle: Path = typer.Argument(
+            ..., help="folder that `pretrain` wrote, or a recipe, to begin without one", show_default=False
+        ),
+        path: Path = FOLDER,
+        settings: list[str] = typer.Argument(
+            None, help="how, as key=value: steps, lr, mode, layer_decay, validation, start, ...", show_default=False
+        ),
+        labels: Path = typer.Option(
+            ..., "--labels", help="CSV: key and label, value, file, or start, stop and label", show_default=False
+        ),
+        task: str = typer.Option(
+            ..., "--task", help="classify, segment, regress or a task of the domain", show_default=False
+        ),
+        to: Path = typer.Option(..., "-o", help="model folder to write", show_default=False),
+        convert: list[str] = CONVERT,
+        option: list[str] = OPTION,
+        as_json: bool = AS_JSON,
+    ) -> None:
+        """Learn a task from labels and write a model, with its score on groups it was not trained on."""
+        from unlabeled.core.downstream.finetune import finetune as learn
+        from unlabeled.core.downstream.options import Finetune
+        from unlabeled.core.downstream.save import read_model, show
+
+        chosen = validated(Finetune, _options(settings or []), "finetune")
+        with progress("fine-tuning") as update:
+            learn(
+                bundle,
+                path,
+                labels,
+                task,
+                to,
+                convert=convert,
+                options=_options(option),
+                on_progress=update,
+                **chosen.model_dump(exclude_unset=True),
+            )
+        found = read_model(to)
+        if as_json:
+            print(json.dumps(found.model_dump(mode="json"), indent=2))
+        else:
+            show(found)
+            out.print(f"model: {to}", markup=False)
+
+    @app.command()
+    def predict(
+        model: Path = typer.Argument(..., help="folder that `finetune` wrote", show_default=False),
+        path: Path = FOLDER,
+        to: Path = typer.Option(..., "-o", help="folder to write", show_default=False),
+        formats: list[str] = typer.Option(
+            ["parquet", "csv"], "--format", help=f"{known_formats}; may be repeated"
+        ),
+        max_bad: float | None = typer.Option(
+            None,
+            "--max-bad",
+            min=0,
+            max=1,
+            help="share of records without a prediction above which nothing is written and the exit code is 3; none: as the "
+            "model was made",
+        ),
+        convert: list[str] = CONVERT,
+        option: list[str] = OPTION,
+    ) -> None:
+        """Write what a model says of every record of a folder."""
+        from unlabeled.core.downstream.predict import predict as write
+
+        with progress("predicting") as update:
+            found = write(
+                model,
+                path,
+                to,
+                formats=formats,
+                convert=convert,
+                options=_options(option),
+                max_bad=max_bad,
+                on_progress=update,
+            )
+        out.print(f"{to}: predictions of {len(found.records)} records", markup=False)
+
+    @app.command()
     def study(
         recipe: Path = RECIPE,
         overrides: list[str] = typer.Argument(None, help="changes to it, as key.sub=value", show_default=False),
         to: Path = typer.Option(..., "-o", help="study folder to write; goes on where it stopped", show_default=False),
     ) -> None:
         """Say whether pretraining pays on this task: few and all labels, against random weights and simple baselines."""
+        from unlabeled.core.report import study as run_study
         from unlabeled.core.studies import render
-        from unlabeled.core.studies import study as run_study
 
         with progress("study") as update:
             found = run_study(_recipe(domain, recipe, overrides or []), to, update)
         out.print(render(found))
         out.print(f"study: {to / 'study.json'}", markup=False)
+        out.print(f"report: {to / 'report.html'}", markup=False)
+
+    add_export(app)
 
     if domain.demo:
 

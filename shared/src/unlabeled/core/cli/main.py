@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import typer
 
+from unlabeled.core.cli.export import add_to as add_export
 from unlabeled.core.cli.shell import make_app, out, run
 
 app = make_app("unlabeled", "Pretraining for data nobody has labelled: the domains and methods installed here.")
@@ -43,6 +45,27 @@ def methods(as_json: bool = AS_JSON) -> None:
 
 
 @app.command()
+def compare(
+    runs: list[Path] = typer.Argument(..., help="run and study folders, two or more", show_default=False),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Put runs and studies side by side: recipes, steps, losses, health, data; scores with paired differences."""
+    from unlabeled.core.studies import compare as put_together
+    from unlabeled.core.studies.side_by_side import show
+
+    found = put_together(runs)
+    print(json.dumps(found, indent=2)) if as_json else out.print(show(found))
+
+
+@app.command()
+def report(run: Path = typer.Argument(..., help="run or study folder", show_default=False)) -> None:
+    """Write the HTML page of a run or a study again, from the files in its folder."""
+    from unlabeled.core.report import write
+
+    out.print(f"report: {write(run)}", markup=False)
+
+
+@app.command()
 def doctor(as_json: bool = AS_JSON) -> None:
     """Check this machine: versions, devices, memory, the project key."""
     from unlabeled.core.cli.doctor import examine
@@ -56,6 +79,9 @@ def doctor(as_json: bool = AS_JSON) -> None:
             out.print(f"{sign}  {check['name']}: {check['found']}" + (f" ({check['mend']})" if not check["ok"] else ""))
     if not all(check["ok"] for check in report["checks"]):
         raise typer.Exit(1)
+
+
+add_export(app)
 
 
 def main() -> None:

@@ -56,6 +56,8 @@ class Domain:
     baselines    cards; each target is a class with `features(samples) -> array`
     recipes      package resource folder with *.yaml
     samples      name -> function that writes a folder of real files and returns its path
+    heads        downstream tasks, beside the core's classify, segment and regress or in their place
+    writers      format -> function (model, predictions, out: Path) that writes predictions into the folder `out`
     demo         what `demo` runs: a function (out: Path) -> None
     """
 
@@ -71,6 +73,7 @@ class Domain:
     methods: tuple[MethodCard, ...] = ()
     baselines: tuple[MethodCard, ...] = ()
     heads: tuple[Head, ...] = ()
+    writers: dict[str, str] = field(default_factory=dict)
     recipes: str = ""
     samples: dict[str, str] = field(default_factory=dict)
     demo: str = ""

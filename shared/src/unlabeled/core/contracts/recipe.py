@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from unlabeled.core.contracts.errors import RequestError
 from unlabeled.core.contracts.spec import Allowed, Conversion
@@ -58,6 +58,9 @@ class Optimiser(Strict):
     name: Literal["adamw"] = "adamw"
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.05, ge=0, description="not applied to biases, norms and tokens")
+    weight_decay_final: float | None = Field(
+        None, ge=0, description="weight decay at the last step, by half a cosine from the first; none: constant"
+    )
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
 
@@ -73,15 +76,82 @@ class Trainer(Strict):
         "lightning", description="plain: the loop without Lightning, its oracle"
     )
     devices: int | Literal["auto"] = Field("auto", description="number of devices on this machine")
+    nodes: int = Field(1, ge=1, description="machines, each with `devices`; the launcher starts one process a device")
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["32", "bf16", "64"] = "32"
+    accumulate: int = Field(
+        1, ge=1, description="parts a batch is computed in, for less memory; only where the loss compares no items"
+    )
+    compile: bool = Field(False, description="compile the repeated blocks; a minute at the start, faster steps")
     workers: int = Field(0, ge=0, description="loader processes; never changes what is computed")
     threads: int | None = Field(None, ge=1, description="torch threads; none: torch's own choice")
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
     log_every: int = Field(10, ge=1, description="steps between log lines and looks at the health flags")
-    max_skipped: int = Field(5, ge=1, description="non-finite steps in a row before the run stops")
+    max_skipped: int = Field(5, ge=1, description="non-finite steps in a row before the run goes back")
+    rollbacks: int = Field(
+        2, ge=0, description="times the run goes back to a checkpoint for non-finite steps before it stops"
+    )
     tensorboard: bool = True
+    loggers: tuple[Named, ...] = Field(
+        (), description="further loggers by name (csv, tensorboard, mlflow, wandb or module:Class), with their options"
+    )
+
+
+Action = Literal["warn", "stop", "roll back"]
+
+
+class Alarm(Strict):
+    at: float = Field(ge=0, description="the limit")
+    action: Action = Field(
+        description="warn; stop: save and end with exit code 1; roll back: once to a checkpoint from before, then stop"
+    )
+
+
+class Health(Strict):
+    """Alarms on what shows that a run learns nothing, looked at every `trainer.log_every` steps (see training.health).
+
+    Limits that compare with the start of the run do so because an untrained encoder sets the scale: the spread and the
+    rank of its embeddings depend on the architecture and the data, not on health.
+    """
+
+    patience: int = Field(5, ge=1, description="looks in a row that must show it before an alarm is raised")
+    spread: Alarm = Field(
+        Alarm(at=0.1, action="stop"),
+        description="spread of the embeddings' directions, as a share of the start's: all items fall on one point",
+    )
+    rank: Alarm = Field(
+        Alarm(at=0.1, action="warn"),
+        description="effective rank of the embeddings, as a share of the start's: few directions are left",
+    )
+    loss: Alarm = Field(
+        Alarm(at=0.005, action="stop"),
+        description="loss, as a share of the start's: the task has become trivial, by collapse or by a leak",
+    )
+    target_std: Alarm = Field(
+        Alarm(at=0.1, action="stop"), description="deviation of the targets over items, where the method tells it"
+    )
+    prototype_use: Alarm = Field(
+        Alarm(at=0.25, action="stop"), description="prototypes in use, as a share of those that the batch could use"
+    )
+    teacher_gap: Alarm = Field(
+        Alarm(at=1.0, action="warn"), description="distance of the teacher to the student over the student's norm"
+    )
+    gradient_vanishes: Alarm = Field(
+        Alarm(at=1e-3, action="warn"), description="gradient norm, as a share of the start's: least"
+    )
+    gradient_explodes: Alarm = Field(
+        Alarm(at=100.0, action="warn"), description="gradient norm, as a multiple of the start's: most"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _partial(cls, values: Any) -> Any:
+        """An alarm of which only one field is given keeps the other."""
+        if not isinstance(values, Mapping):
+            return values
+        alarms = {n: f.default.model_dump() for n, f in cls.model_fields.items() if isinstance(f.default, Alarm)}
+        return {k: {**alarms[k], **v} if k in alarms and isinstance(v, Mapping) else v for k, v in values.items()}
 
 
 class Evaluation(Strict):
@@ -96,7 +166,10 @@ class Study(Strict):
         (1, 0.1, 1.0), description="labelled records: an integer per class, a fraction of the training records"
     )
     groups_per_fold: int = Field(2, ge=1, description="groups left out together")
-    seeds: int = Field(3, ge=1, description="pretraining seeds")
+    starts: tuple[str, ...] = Field(
+        (), description="off-the-shelf weights to compare with: timm:NAME, a bundle's folder, a weight file, FORMAT:FILE"
+    )
+    seeds: int = Field(5, ge=1, description="pretraining seeds")
     draws: int = Field(5, ge=1, description="label draws per budget")
     lr_grid: tuple[float, ...] = Field((3e-4, 1e-3, 3e-3), description="for every fine-tuned start alike")
     finetune_steps: int = Field(60, ge=1)
@@ -137,6 +210,7 @@ class Recipe(Strict):
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     trainer: Trainer = Trainer()
+    health: Health = Health()
     batch_size: int = Field(64, ge=1, description="items per optimiser step, over all devices")
     max_steps: int = Field(1000, ge=1, description="optimiser steps")
     seed: int = 0
@@ -221,8 +295,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     recipe = validated(Recipe, values, str(path))
     data = recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)})
     labels = recipe.study.labels
-    study = recipe.study.model_copy(update={"labels": labels and _beside(path, labels)})
-    return recipe.model_copy(update={"data": data, "study": study})
+    starts = tuple(located(start, path.parent) for start in recipe.study.starts)
+    study = recipe.study.model_copy(update={"labels": labels and _beside(path, labels), "starts": starts})
+    return _begun(recipe.model_copy(update={"data": data, "study": study}), path.parent)
 
 
 def parsed(text: str, pair: str) -> Any:
@@ -235,6 +310,30 @@ def parsed(text: str, pair: str) -> Any:
 
 def _beside(recipe: Path, path: Path) -> Path:
     return path.expanduser() if path.expanduser().is_absolute() else (recipe.parent / path)
+
+
+def located(start: str, folder: Path) -> str:
+    """Weights as a recipe names them, with a relative file or folder put below `folder`."""
+    kind, colon, name = start.partition(":")
+    file = folder / Path(name if colon else start).expanduser()
+    if start == "random" or kind == "stage" or (kind == "timm" and not file.is_file()):
+        return start
+    return f"{kind}:{file}" if colon else str(file)
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The same recipe wherever it is read: the paths of data, labels and weights to compare with, made absolute."""
+    data = recipe.data.model_copy(update={"path": recipe.data.path.expanduser().resolve()})
+    labels = recipe.study.labels and recipe.study.labels.expanduser().resolve()
+    starts = tuple(located(start, Path.cwd()) for start in recipe.study.starts)
+    study = recipe.study.model_copy(update={"labels": labels, "starts": starts})
+    return _begun(recipe.model_copy(update={"data": data, "study": study}), Path.cwd())
+
+
+def _begun(recipe: Recipe, folder: Path) -> Recipe:
+    """The same recipe with the weights it begins from, and those of its stages, located."""
+    stages = tuple(s.model_copy(update={"start": s.start and located(s.start, folder)}) for s in recipe.stages)
+    return recipe.model_copy(update={"start": recipe.start and located(recipe.start, folder), "stages": stages})
 
 
 def dump(recipe: Recipe) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.core.contracts import Input, RequestError, Sample
+from unlabeled.core.contracts.recipe import Data, Evaluation
 from unlabeled.core.data.corpus import Corpus
 
 log = logging.getLogger(__name__)
@@ -27,14 +29,23 @@ class Items:
     def __len__(self) -> int:
         return len(self.record)
 
+    def take(self, at: NDArray[np.int64] | NDArray[np.bool_]) -> Items:
+        """The items at these numbers, or where this is true."""
+        return replace(self, record=self.record[at], start=self.start[at])
+
+    def region(self, i: int) -> tuple[slice, ...]:
+        """Where item i lies in its record's grid; () for a whole record."""
+        if self.size is None:
+            return ()
+        return tuple(slice(int(s), int(s) + n) for s, n in zip(self.start[i], self.size, strict=True))
+
     def sample(self, i: int) -> Sample:
         """Item i. Raises BadInput where its record can no longer be read."""
         record = int(self.record[i])
         sample = self.corpus.record(record)
         if self.size is None:
             return sample.with_(index=i, record=record)
-        region = tuple(slice(int(s), int(s) + n) for s, n in zip(self.start[i], self.size, strict=True))
-        inputs = {name: _cut(x, region) for name, x in sample.inputs.items()}
+        inputs = {name: _cut(x, self.region(i)) for name, x in sample.inputs.items()}
         return sample.with_(inputs=inputs, index=i, record=record)
 
 
@@ -85,6 +96,37 @@ def cut(
         )
     if short:
         log.warning("%d of %d records give no window: %s", len(short), len(corpus), ", ".join(short[:5]))
+    return Items(corpus, np.array(records, np.int64), np.array(starts, np.int64), size)
+
+
+def evaluated(corpus: Corpus, data: Data, evaluation: Evaluation) -> Items:
+    """What is embedded, scored and voted over: the evaluation's windows, else the data's."""
+    window, stride = evaluation.window, evaluation.stride
+    if window is None:
+        window, stride = data.window, stride or data.stride
+    return cut(corpus, window, stride, data.min_valid)
+
+
+def covering(corpus: Corpus, window: Sequence[float] | None, stride: Sequence[float] | None = None) -> Items:
+    """Windows that hold every cell of every record: as `cut`, and a last one along each axis that ends with the record.
+
+    A record shorter than the window is one item, as short as it is. None: whole records.
+    """
+    if window is None:
+        return cut(corpus, None)
+    spec = next(iter(corpus.specs.values()))
+    assert spec.spacing is not None  # `cut` gave windows of this size before
+    size, step = _cells(window, spec.spacing), _cells(stride or window, spec.spacing)
+    records: list[int] = []
+    starts: list[tuple[int, ...]] = []
+    for i in range(len(corpus)):
+        shape = next(iter(corpus.record(i).inputs.values())).shape
+        axes = [
+            sorted({*range(0, max(1, n - w + 1), s), max(0, n - w)}) for n, w, s in zip(shape, size, step, strict=True)
+        ]
+        here = list(product(*axes))
+        records += [i] * len(here)
+        starts += here
     return Items(corpus, np.array(records, np.int64), np.array(starts, np.int64), size)
 
 

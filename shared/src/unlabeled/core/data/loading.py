@@ -81,16 +81,17 @@ class Loader:
         pin: bool = False,
     ) -> None:
         self.items_total = len(source)
+        self.source, self.collate = _Set(source), Collate(specs, groups)
         self.plan, self.seed = plan, seed
         self.failures: dict[int, tuple[int, str]] = {}
         self._batches = _Batches()
         self._loader = DataLoader(
-            _Set(source),
+            self.source,
             batch_sampler=self._batches,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            collate_fn=Collate(specs, groups),
+            collate_fn=self.collate,
         )
         if plan.steps(0) == 0:
             raise RequestError(
@@ -123,6 +124,12 @@ class Loader:
                 step += 1
                 yield epoch, batch
             self.sync()
+
+    def at(self, step: int) -> Batch:
+        """This rank's share of the batch of one step, read again in this process."""
+        epoch, offset = self.locate(step)
+        ids = self.plan(self.seed, epoch, self._without(epoch))[offset]
+        return self.collate([self.source[i] for i in share(ids, ranks.rank(), ranks.world())])
 
     def sync(self) -> None:
         """Let every rank know every rank's failures; called between epochs and before a save."""

@@ -1,1 +1,1 @@
-"""Downstream: tasks learned on top of an encoder."""
+"""Downstream: tasks learned on top of an encoder, from labels to predictions."""

@@ -1,125 +1,354 @@
-"""Fine-tune a whole encoder for classification, the same way for every start."""
+"""Finetune: from a bundle (or a recipe) and labels to a model."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Set
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from unlabeled.core.build import seeded
-from unlabeled.core.contracts import BadInput, RunFailed
-from unlabeled.core.contracts.batch import Batch
-from unlabeled.core.data.loading import Loader, Source
-from unlabeled.core.data.plans import InOrder
+from unlabeled.core.build import build_views, seeded
+from unlabeled.core.bundle import load_bundle, start_encoder
+from unlabeled.core.bundle.save import described
+from unlabeled.core.contracts import RequestError
+from unlabeled.core.contracts.domain import domain
+from unlabeled.core.contracts.recipe import Data, Evaluation, Named, Trainer, read_recipe, validated
+from unlabeled.core.data.corpus import Corpus
+from unlabeled.core.data.groups import key_id, project_key
+from unlabeled.core.data.items import Items, covering, cut
+from unlabeled.core.data.loading import Loader
+from unlabeled.core.data.manifest import check_leaks
+from unlabeled.core.downstream.infer import predictions
+from unlabeled.core.downstream.layers import optimiser_groups
+from unlabeled.core.downstream.loop import train
+from unlabeled.core.downstream.model import Model
+from unlabeled.core.downstream.options import Finetune
+from unlabeled.core.downstream.save import Ends, Score, save_model
+from unlabeled.core.downstream.tasks import METRICS, Task, make_task, split
+from unlabeled.core.evaluation.evaluate import reading, under
+from unlabeled.core.files import outside
+from unlabeled.core.measures.intervals import Tally, over_groups, paired
 from unlabeled.core.nn.base import Encoder
-from unlabeled.core.schedules import warmup_cosine
-from unlabeled.core.streams import Draw, rng
+from unlabeled.core.training.fit import device_kind
 
-BATCH = 64
-WEIGHT_DECAY = 0.01
+log = logging.getLogger(__name__)
 
-UNLABELLED = -1
+OnProgress = Callable[[int, int, str], None]
 
-
-@dataclass(frozen=True)
-class Balanced:
-    """A plan of one batch per epoch, with every class equally often (the remainder by lot).
-
-    label (N,) per item, -1 for items that are never drawn. Within a class no item comes twice before all came once.
-    """
-
-    label: NDArray[np.int64]
-    batch_size: int
-
-    def __call__(self, seed: int, epoch: int, without: Set[int] = frozenset()) -> list[NDArray[np.int64]]:
-        draw = rng(seed, "balanced", epoch)
-        usable = self.label.copy()
-        usable[list(without)] = UNLABELLED
-        present = draw.permutation(np.unique(usable[usable != UNLABELLED]))
-        if len(present) == 0:
-            return []
-        share = np.full(len(present), self.batch_size // len(present))
-        share[: self.batch_size % len(present)] += 1
-        ids = [np.resize(draw.permutation(np.flatnonzero(usable == c)), n) for c, n in zip(present, share, strict=True)]
-        return [np.concatenate(ids)]
-
-    def steps(self, epoch: int, without: Set[int] = frozenset()) -> int:
-        return int(any(i not in without for i in np.flatnonzero(self.label != UNLABELLED)))
-
-
-class Classifier(nn.Module):
-    """encoder, layer norm, linear; the norm lets starts of another output scale share one grid of learning rates."""
-
-    def __init__(self, encoder: Encoder, classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Sequential(nn.LayerNorm(encoder.width), nn.Linear(encoder.width, classes))
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Log-probabilities (B, K)."""
-        return F.log_softmax(self.head(self.encoder(batch.inputs).pooled).float(), dim=-1)
+CONSTANT = {
+    "classification": "always the most frequent class of the training records",
+    "segmentation": "always the most frequent class of the training cells",
+    "regression": "always the mean of the training records",
+}
 
 
 def finetune(
-    encoder: Encoder,
-    items: Source,
-    labels: NDArray[np.int64],
-    test: Source,
-    classes: int,
+    bundle: str | Path,
+    path: str | Path,
+    labels: str | Path,
+    task: str,
+    out: str | Path,
     *,
-    lr: float,
-    steps: int,
-    seed: int,
-    views: Callable[[Batch, Draw], Batch] | None = None,
-) -> NDArray[np.float64]:
-    """Train a copy of `encoder` and a new head on the labelled `items`; log-probabilities (M, K) of the items `test`.
+    convert: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+    **settings: Any,
+) -> Path:
+    """Learn a task from labelled records and write the model `out`, a new folder, whole or not at all. Returns it.
 
-    labels: (N,) class per item, -1 unlabelled. AdamW with weight decay 0.01 on all weights, 10 % linear warm-up, cosine to
-    0, batches of 64 with equal classes. A pure function of its arguments. Raises RunFailed where the loss is not finite,
-    BadInput where an item cannot be read.
+    bundle    its folder; or a recipe, which begins from its own `start`, else from random weights
+    labels    a CSV: key, label (classification); key, value (regression); key, start, stop, label or key, file (segmentation)
+    task      name of a head: classify, segment, regress, or one of the domain's
+    convert   conversions allowed beyond those of the bundle; options: of the reader
+    settings  the fields of `Finetune`
+
+    The best step is chosen on groups that are not trained on. Raises RequestError (labels, task, settings, no data), Absent
+    (weights), Incompatible (files, weights), Leakage (one recording under two groups), TooManyBad, BadInput, RunFailed.
     """
-    device = next(encoder.parameters()).device
-    with seeded(seed, "finetune"):
-        model = Classifier(copy.deepcopy(encoder), classes).to(device).train()
-        optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
-        target = torch.as_tensor(labels, device=device)
-        loader = Loader(items, encoder.specs, Balanced(labels, BATCH), seed)
-        for step, (epoch, batch) in enumerate(loader.batches(0, steps)):
-            if batch.failed:
-                raise BadInput(next(iter(batch.failed.values())))
-            batch = batch.to(device)
-            if views is not None:
-                # an item drawn twice for one batch gets two views: its place in the batch is part of the key
-                slot = batch.index * batch.size + torch.arange(batch.size, device=device)
-                batch = views(batch, Draw(seed, epoch, slot, "finetune"))
-            for group in optimiser.param_groups:
-                group["lr"] = warmup_cosine(step, steps, max(1, steps // 10), lr)
-            loss = F.nll_loss(model(batch), target[batch.index], reduction="none")
-            loss = (loss * batch.weight).sum() / batch.weight.sum().clamp_min(1)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-    # one look after the loop: a non-finite step leaves non-finite weights behind
-    if not all(bool(p.isfinite().all()) for p in model.parameters()):
-        raise RunFailed(f"fine-tuning with learning rate {lr:g} diverged; take it out of study.lr_grid")
-    return predict(model, test)
+    chosen = validated(Finetune, settings, "finetune")
+    path, out = Path(path), Path(out)
+    outside(path, out)
+    free(out)
+    kind = FromRecipe if Path(bundle).is_file() else FromBundle
+    origin: Origin = kind(Path(bundle), path, chosen, convert, options or {})
+    corpus = origin.corpus
+    made = make_task(corpus.domain, task, Path(labels), corpus)
+    check_leaks(corpus.manifest)
+    if chosen.views and made.head.kind == "segmentation":
+        raise RequestError("views may move cells away from their labels; leave views out for segmentation")
+    items = cut(corpus, origin.evaluation.window, origin.evaluation.stride, corpus.data.min_valid)
+    items = items.take(made.usable(items))
+    records = np.unique(items.record)
+    inside, left_out = split(made, records, corpus.groups, chosen.validation, chosen.seed)
+    encoder = origin.encoder(inside)
+    data = Labelled(made, replace(items, corpus=corpus.normalised(specs=encoder.specs)), inside, left_out)
+    device = torch.device(device_kind(Trainer(accelerator=chosen.accelerator)))
+    with seeded(chosen.seed, "finetune"):
+        model = data.task.model(copy.deepcopy(encoder)).to(device)
+        validation = data.validation(origin.evaluation)
+        best, failed = _fit(model, data, validation, chosen, on_progress)
+    return save_model(
+        out,
+        model,
+        data.task.head,
+        {**origin.about(encoder, data), **_seen(encoder, inside)},
+        {
+            "classes": data.task.classes,
+            "unit": data.task.unit,
+            "window": origin.evaluation.window,
+            "stride": origin.evaluation.stride,
+            "start": origin.start(encoder),
+            "settings": chosen.model_dump(mode="json", exclude={"start", "accelerator"}),
+            "best_step": best,
+            "n": {**data.counts(validation), "failed_items": failed},
+            "groups": {"train": inside, "validation": left_out},
+            "key": key_id(project_key()),
+            "seen_in_pretraining": _overlap(encoder, left_out),
+            "baseline": CONSTANT[data.task.head.kind],
+            "score": data.scores(model, validation),
+        },
+    )
 
 
-def predict(model: Classifier, items: Source, batch_size: int = 256) -> NDArray[np.float64]:
-    """Log-probabilities (M, K) of every item, in order. Raises BadInput where one cannot be read."""
-    device = next(model.parameters()).device
-    loader = Loader(items, model.encoder.specs, InOrder(len(items), batch_size), seed=0)
-    out = []
-    model.eval()
-    with torch.inference_mode():
-        for _, batch in loader.batches(0, loader.plan.steps(0)):
-            if batch.failed:
-                raise BadInput(next(iter(batch.failed.values())))
-            out.append(model(batch.to(device)).cpu().double().numpy())
-    return np.concatenate(out)
+def free(out: Path) -> None:
+    """Raises RequestError where the folder to write is already there."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"{out} exists; choose another folder")
+
+
+# what a model begins from
+
+
+class Origin(Protocol):
+    """The data under a contract, and the encoder that goes with it.
+
+    corpus      of which a recipe's is not normalised before the training groups are known
+    evaluation  the windows
+    """
+
+    corpus: Corpus
+    evaluation: Evaluation
+
+    def encoder(self, inside: Sequence[str]) -> Encoder:
+        """The encoder to begin from; inside: the training groups."""
+        ...
+
+    def start(self, encoder: Encoder) -> dict[str, str]:
+        """What its weights are: a name, without a path, and their SHA-256."""
+        ...
+
+    def about(self, encoder: Encoder, data: Labelled) -> dict[str, Any]:
+        """What `bundle.json` says but for weights and groups."""
+        ...
+
+
+class FromBundle:
+    """A bundle's contract, with its own weights or those of `settings.start`."""
+
+    def __init__(
+        self, bundle: Path, path: Path, settings: Finetune, convert: Sequence[str], options: Mapping[str, Any]
+    ) -> None:
+        self.loaded, self.settings = load_bundle(bundle), settings
+        bad = {} if settings.max_bad_fraction is None else {"max_bad_fraction": settings.max_bad_fraction}
+        self.corpus = under(self.loaded.bundle, path, convert, options, **bad)
+        self.evaluation = _windows(settings, self.loaded.bundle.evaluation, self.corpus)
+
+    def encoder(self, inside: Sequence[str]) -> Encoder:
+        if self.settings.start is None:
+            return self.loaded
+        named = Named(**self.loaded.bundle.about["encoder"])
+        return start_encoder(self.settings.start, self.corpus.domain, self.loaded.specs, named, self.settings.seed)
+
+    def start(self, encoder: Encoder) -> dict[str, str]:
+        if encoder is self.loaded:
+            return {"start": "the bundle's weights", "sha256": encoder.bundle.about["sha256"]}
+        return _begun(encoder)
+
+    def about(self, encoder: Encoder, data: Labelled) -> dict[str, Any]:
+        about = dict(self.loaded.bundle.about)
+        if encoder is not self.loaded:
+            about["start"] = _begun(encoder)
+        kept = self.corpus.data.model_dump(mode="json", include={"options", "convert"})
+        recipe = {**about["recipe"], "data": {**about["recipe"]["data"], **kept}}
+        return {**about, "encoder": encoder.named or about["encoder"], "recipe": recipe}
+
+
+class FromRecipe:
+    """A recipe's data and encoder, under constants of the training groups only."""
+
+    def __init__(
+        self, recipe: Path, path: Path, settings: Finetune, convert: Sequence[str], options: Mapping[str, Any]
+    ) -> None:
+        self.recipe, self.settings = read_recipe(recipe), settings
+        changes = {"path": path, "groups": None, "hold_out": 0.0, **reading(self.recipe.data, convert, options)}
+        if settings.max_bad_fraction is not None:
+            changes["max_bad_fraction"] = settings.max_bad_fraction
+        data = Data(**{**self.recipe.data.model_dump(), **changes})
+        self.recipe = self.recipe.model_copy(update={"data": data})
+        self.corpus = Corpus.open(domain(self.recipe.domain), self.recipe.data)
+        self.evaluation = _windows(settings, self.recipe.evaluation, self.corpus)
+
+    def encoder(self, inside: Sequence[str]) -> Encoder:
+        specs = self.corpus.only(inside).normalised(self.recipe.data.normaliser).specs
+        start = self.settings.start or self.recipe.start or "random"
+        return start_encoder(start, self.corpus.domain, specs, self.recipe.encoder, self.settings.seed)
+
+    def start(self, encoder: Encoder) -> dict[str, str]:
+        return _begun(encoder)
+
+    def about(self, encoder: Encoder, data: Labelled) -> dict[str, Any]:
+        counts = {"records": len(data.inside_records), "items": len(data.train), "sha256": self.corpus.fingerprint}
+        return described(encoder, self.recipe, (), counts, {}, _begun(encoder))
+
+
+def _begun(encoder: Encoder) -> dict[str, str]:
+    return {"start": "random"} if encoder.report is None else dict(encoder.report.start)
+
+
+def _windows(settings: Finetune, evaluation: Evaluation, corpus: Corpus) -> Evaluation:
+    """The settings' windows, else those of the evaluation, else those of the data."""
+    if settings.window is not None:
+        return evaluation.model_copy(update={"window": settings.window, "stride": settings.stride})
+    if evaluation.window is not None:
+        return evaluation.model_copy(update={"stride": settings.stride or evaluation.stride})
+    stride = settings.stride or evaluation.stride or corpus.data.stride
+    return evaluation.model_copy(update={"window": corpus.data.window, "stride": stride})
+
+
+def _seen(encoder: Encoder, inside: Sequence[str]) -> dict[str, Any]:
+    """`groups` and `key` of `bundle.json`: from now on the groups trained on are seen too."""
+    key, before = key_id(project_key()), encoder.bundle
+    if before is not None and before.about["key"] != key:
+        # hashed with two keys nobody could tell groups apart; under the other key, everyone is told that nobody knows
+        return {"groups": sorted(before.groups), "key": before.about["key"]}
+    return {"groups": sorted({*inside, *(before.groups if before is not None else ())}), "key": key}
+
+
+def _overlap(encoder: Encoder, groups: Sequence[str]) -> list[str] | None:
+    """Which of these groups the pretraining saw; None where its groups are hashed with another key."""
+    if encoder.bundle is None:
+        return []
+    if encoder.bundle.about["key"] != key_id(project_key()):
+        return None
+    return [g for g in groups if g in encoder.bundle.groups]
+
+
+# labelled data, and what a model is worth on it
+
+
+class Labelled:
+    """Labelled items, in training and validation groups.
+
+    task   with what it takes from the training records' labels
+    train  the items trained on
+    """
+
+    def __init__(self, task: Task, items: Items, inside: Sequence[str], left_out: Sequence[str]) -> None:
+        self.items, self.inside, self.left_out = items, list(inside), list(left_out)
+        records, group = np.unique(items.record), np.array(items.corpus.groups)
+        self.inside_records = records[np.isin(group[records], self.inside)]
+        self.outside_records = records[np.isin(group[records], self.left_out)]
+        self.task = task.fitted(self.inside_records)
+        self.train = items.take(np.isin(items.record, self.inside_records))
+        self.group = np.array([self.left_out.index(g) if g in self.left_out else -1 for g in items.corpus.groups])
+
+    def validation(self, windows: Evaluation) -> Items:
+        """Every window that votes for, or blends into, the prediction of a record left out; as `predict` cuts them."""
+        items = predicted_items(self.items.corpus, self.task.head.kind, windows)
+        return items.take(np.isin(items.record, self.outside_records))
+
+    def decided(self, model: Model, items: Items) -> list[tuple[int, Any]]:
+        """(record, decision) of every record that could be read."""
+        failed: dict[int, str] = {}
+        found = [(r, self.task.decide(p)) for r, p in predictions(model, items, failed)]
+        for reason in failed.values():
+            log.warning("left out of the score: %s", reason)
+        return found
+
+    def tally(self, decided: Iterable[tuple[int, Any]]) -> Tally:
+        return self.task.tally(decided, self.group, len(self.left_out))
+
+    def scores(self, model: Model, items: Items) -> dict[str, Score]:
+        """By metric, with 95 % intervals over the groups left out; nothing where there are none."""
+        if not self.left_out:
+            return {}
+        decided, constant = self.decided(model, items), self.task.constant(self.inside_records)
+        ours, baseline = self.tally(decided), self.tally((r, constant(r)) for r, _ in decided)
+        return {
+            name: Score(
+                score=Ends.of(over_groups(of, ours, seed=0)),
+                baseline=Ends.of(over_groups(of, baseline, seed=0)),
+                gain=Ends.of(paired(of, ours, baseline, seed=0)),
+            )
+            for name, of in METRICS[self.task.head.kind].items()
+        }
+
+    def counts(self, validation: Items) -> dict[str, int]:
+        return {
+            "train_records": len(self.inside_records),
+            "train_groups": len(self.inside),
+            "train_items": len(self.train),
+            "validation_records": len(self.outside_records),
+            "validation_groups": len(self.left_out),
+            "validation_items": len(validation),
+        }
+
+
+def predicted_items(corpus: Corpus, kind: str, windows: Evaluation) -> Items:
+    """The windows that a prediction is made from: for segmentation they hold every cell, and overlap by half."""
+    if kind != "segmentation":
+        return cut(corpus, windows.window, windows.stride, corpus.data.min_valid)
+    window = windows.window
+    return covering(corpus, window, windows.stride or (window and tuple(w / 2 for w in window)))
+
+
+def _fit(
+    model: Model, data: Labelled, validation: Items, chosen: Finetune, on_progress: OnProgress | None
+) -> tuple[int, int]:
+    """Train in place and go back to the best step; its number, and how many items failed."""
+    full = chosen.mode == "full"
+    if not full:
+        model.freeze()
+    specs = model.encoder.specs
+    groups = optimiser_groups(
+        model, chosen.lr, chosen.head_lr, chosen.layer_decay if full else 1.0, chosen.weight_decay
+    )
+    loader = Loader(data.train, specs, data.task.plan(data.train, chosen.batch_size), chosen.seed)
+    every = -(-chosen.steps // chosen.looks)
+    best = chosen.steps, -math.inf, dict[str, torch.Tensor]()
+    note = ""
+
+    def look(done: int) -> None:
+        nonlocal best, note
+        if data.left_out and (done % every == 0 or done == chosen.steps):
+            value = data.task.value(data.tally(data.decided(model, validation)))
+            note = f"{data.task.head.metric} {abs(value):.3f}"
+            if not value <= best[1]:  # also where it is not defined: then the last step stays
+                best = done, value, {k: v.detach().clone() for k, v in model.state_dict().items()}
+        if on_progress is not None:
+            on_progress(done, chosen.steps, note)
+
+    train(
+        model,
+        loader,
+        data.task.target(data.train),
+        data.task.loss,
+        groups,
+        steps=chosen.steps,
+        warmup=round(chosen.warmup * chosen.steps),
+        seed=chosen.seed,
+        views=build_views(chosen.views, data.items.corpus.domain, specs, "finetune.views") if chosen.views else None,
+        max_bad=data.items.corpus.data.max_bad_fraction,
+        after=look,
+    )
+    if best[2]:
+        model.load_state_dict(best[2])
+    for _, reason in loader.failures.values():
+        log.warning("left out of the training: %s", reason)
+    return best[0], len(loader.failures)

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from unlabeled.core.build import make_encoder
-from unlabeled.core.bundle import load_bundle
+from unlabeled.core.bundle import Bundle, load_bundle
 from unlabeled.core.contracts import Leakage, RequestError, load
+from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Data
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.groups import distinct, folds, key_id, project_key
-from unlabeled.core.data.items import Items, cut
+from unlabeled.core.data.items import Items, evaluated
 from unlabeled.core.data.manifest import check_leaks
 from unlabeled.core.evaluation.embed import embed as embed_items
 from unlabeled.core.evaluation.heads import Head, head_of
@@ -40,28 +41,32 @@ FOLDS = 5  # at most so many; fewer groups are left out one by one
 def opened(
     encoder: Encoder, path: Path, convert: Sequence[str] = (), options: Mapping[str, Any] | None = None
 ) -> Items:
-    """The evaluated items of a folder under a loaded bundle's contract.
+    """The evaluated items of a folder under a loaded bundle's contract. Raises as `under`."""
+    corpus = under(encoder.bundle, path, convert, options)
+    return evaluated(corpus, corpus.data, encoder.bundle.evaluation)
+
+
+def under(
+    bundle: Bundle,
+    path: Path,
+    convert: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Corpus:
+    """The records of a folder under a bundle's contract, read as the bundle's were but for `changes` of its `data`.
 
     convert: conversions allowed beyond those of the bundle. Raises Incompatible where the files do not fit it.
     """
-    bundle = encoder.bundle
-    before: Data = bundle.data(path)
-    allowed = {"order", "units", "rate"}
-    if set(convert) - allowed:
-        raise RequestError(
-            f"--convert {', '.join(sorted(set(convert) - allowed))} is unknown; there are order, units and rate"
-        )
-    data = bundle.data(path, convert=sorted({*before.convert, *convert}), options={**before.options, **(options or {})})
-    evaluation = bundle.evaluation
-    corpus = Corpus.open(encoder_domain(encoder), data, bundle.specs)
-    window, stride = evaluation.window or data.window, evaluation.stride or (None if evaluation.window else data.stride)
-    return cut(corpus, window, stride, data.min_valid)
+    how = reading(bundle.data(path), convert, options)
+    return Corpus.open(domain(bundle.about["domain"]), bundle.data(path, **{**how, **changes}), bundle.specs)
 
 
-def encoder_domain(encoder: Encoder) -> Any:
-    from unlabeled.core.contracts.domain import domain
-
-    return domain(encoder.bundle.about["domain"])
+def reading(before: Data, convert: Sequence[str], options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Conversions allowed and options of the reader, beyond those of `before`. Raises RequestError for an unknown one."""
+    unknown = sorted(set(convert) - {"order", "units", "rate"})
+    if unknown:
+        raise RequestError(f"--convert {', '.join(unknown)} is unknown; there are order, units and rate")
+    return {"convert": sorted({*before.convert, *convert}), "options": {**before.options, **(options or {})}}
 
 
 def embed(

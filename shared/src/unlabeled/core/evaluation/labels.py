@@ -15,6 +15,8 @@ from unlabeled.core.contracts import RequestError
 
 UNLABELLED = -1
 
+Lines = list[tuple[int, dict[str, str]]]
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -48,8 +50,9 @@ def read_labels(path: Path, keys: Sequence[str], elsewhere: Collection[str] = ()
     """
     at = {key: i for i, key in enumerate(keys)}
     found: dict[str, tuple[str, int]] = {}
-    unknown: list[str] = []
-    for number, key, label in _lines(path):
+    _, lines = read_lines(path, ("key", "label"))
+    for number, line in lines:
+        key, label = line["key"], line["label"]
         if not label:
             raise RequestError(
                 f"{path}, line {number}: the label of {key!r} is empty; write one, or drop the line for an unlabelled record"
@@ -60,15 +63,7 @@ def read_labels(path: Path, keys: Sequence[str], elsewhere: Collection[str] = ()
                 f"{found[key][1]}; keep one"
             )
         found.setdefault(key, (label, number))
-        if key not in at and key not in elsewhere and key.partition("#")[0] not in elsewhere:
-            unknown.append(key)
-    if unknown:
-        named = ", ".join(repr(k) for k in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        close = difflib.get_close_matches(unknown[0], keys, n=1, cutoff=0.0)
-        raise RequestError(
-            f"{path}: {len(unknown)} of {len(found)} keys are no record of the data ({named}); "
-            f"the key nearest to the first is {close[0]!r}"
-        )
+    known_keys(path, list(found), keys, elsewhere)
     used = {key: label for key, (label, _) in found.items() if key in at}
     classes = tuple(sorted(set(used.values())))
     if len(classes) < 2:
@@ -81,19 +76,43 @@ def read_labels(path: Path, keys: Sequence[str], elsewhere: Collection[str] = ()
     return Labels(classes, codes)
 
 
-def _lines(path: Path) -> list[tuple[int, str, str]]:
-    """(line number, key, label) of every line that is not blank."""
+def known_keys(path: Path, found: Sequence[str], keys: Sequence[str], elsewhere: Collection[str] = ()) -> None:
+    """Raises RequestError where a found key is none of `keys`, and neither it nor what its part KEY#n is of is elsewhere."""
+    known = {*keys, *elsewhere}
+    unknown = [key for key in found if key not in known and key.partition("#")[0] not in elsewhere]
+    if unknown:
+        named = ", ".join(repr(k) for k in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        close = difflib.get_close_matches(unknown[0], keys, n=1, cutoff=0.0)
+        raise RequestError(
+            f"{path}: {len(unknown)} of {len(found)} keys are no record of the data ({named}); "
+            f"the key nearest to the first is {close[0]!r}"
+        )
+
+
+def read_lines(path: Path, *needed: Sequence[str]) -> tuple[dict[str, str], Lines]:
+    """The first of the sets of columns `needed` that the file has, and (line number, column -> text) of its lines.
+
+    A unit may follow a name, as in `value [bpm]`: the columns are given as name -> as written. Blank lines are passed over.
+    Raises RequestError where the file cannot be read or has none of these sets.
+    """
+    choices = " or ".join(_listed(names) for names in needed)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if "key" not in columns or "label" not in columns:
-                raise RequestError(
-                    f"{path}: the first line names the columns {', '.join(columns) or 'nothing'}; it must name key and label"
-                )
-            rows = [(reader.line_num, (r["key"] or "").strip(), (r["label"] or "").strip()) for r in reader]
+            columns = {c.partition(" [")[0]: c for c in reader.fieldnames or []}
+            there = [names for names in needed if set(names) <= columns.keys()]
+            if not there:
+                named = ", ".join(columns.values()) or "nothing"
+                raise RequestError(f"{path}: the first line names the columns {named}; it must name {choices}")
+            columns = {name: columns[name] for name in there[0]}
+            lines = [(reader.line_num, {name: (row[c] or "").strip() for name, c in columns.items()}) for row in reader]
     except FileNotFoundError:
-        raise RequestError(f"{path}: no such file of labels; name a CSV with the columns key and label") from None
+        raise RequestError(f"{path}: no such file of labels; name a CSV with the columns {choices}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path} cannot be read as CSV in UTF-8 ({error}); save it again") from None
-    return [(number, key, label) for number, key, label in rows if key or label]
+    return columns, [(number, row) for number, row in lines if any(row.values())]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`key, start and label`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]])

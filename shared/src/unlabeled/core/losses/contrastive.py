@@ -1,12 +1,42 @@
-"""Losses between two views of the same items."""
+"""Losses between two views of the same items, against all other items."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.core import ranks
+from unlabeled.core.losses.rows import present
+
+
+class _Pairs(NamedTuple):
+    """What every anchor (B of the first view, then B of the second) meets: both views of the N items of all ranks.
+
+    similarity (2B, 2N) cosines over the temperature; positive (2B, 1) column of the anchor's other view; negative
+    (2B, 2N) bool; weight (2B,) of the anchors.
+    """
+
+    similarity: Tensor
+    positive: Tensor
+    negative: Tensor
+    weight: Tensor
+
+
+def _pairs(z1: Tensor, z2: Tensor, temperature: float, weight: Tensor | None, record: Tensor | None) -> _Pairs:
+    views = [F.normalize(present(z, weight)[0], dim=1) for z in (z1, z2)]
+    keys = torch.cat([ranks.gather(z) for z in views])
+    weight = torch.ones_like(z1[:, 0]) if weight is None else weight
+    item = (ranks.rank() * len(z1) + torch.arange(len(z1), device=z1.device)).repeat(2)
+    everyone = torch.arange(len(keys) // 2, device=z1.device)
+
+    negative = (item[:, None] != everyone.repeat(2)[None, :]) & (ranks.gather(weight) > 0).repeat(2)[None, :]
+    if record is not None:
+        negative = negative & (record.repeat(2)[:, None] != ranks.gather(record).repeat(2)[None, :])
+    other = torch.cat([len(everyone) + item[: len(z1)], item[: len(z1)]])[:, None]
+    return _Pairs(torch.cat(views) @ keys.T / temperature, other, negative, weight.repeat(2))
 
 
 def nt_xent(
@@ -21,22 +51,40 @@ def nt_xent(
     record (B,) int64: where given, other items of the anchor's record are no negatives of it.
     """
     with torch.autocast(z1.device.type, enabled=False):
-        wide = torch.promote_types(z1.dtype, torch.float32)
-        views = [F.normalize(z.to(wide), dim=1) for z in (z1, z2)]
-        keys = torch.cat([ranks.gather(z) for z in views])
-        weight = torch.ones_like(z1[:, 0]) if weight is None else weight
-        item = ranks.rank() * len(z1) + torch.arange(len(z1), device=z1.device)
-        everyone = torch.arange(len(keys) // 2, device=z1.device)
+        similarity, positive, negative, weight = _pairs(z1, z2, temperature, weight, record)
+        # the positive always stays, so that no anchor sums over nothing; -inf and not a large number: at a low
+        # temperature an added constant lets the anchor itself leak in
+        met = similarity.masked_fill(~negative.scatter(1, positive, True), -torch.inf)
+        return ranks.mean(met.logsumexp(1) - similarity.gather(1, positive)[:, 0], weight)
 
-        similarity = torch.cat(views) @ keys.T / temperature
-        left_out = (ranks.gather(weight) == 0).repeat(2)[None, :]
-        if record is not None:
-            left_out = left_out | (record.repeat(2)[:, None] == ranks.gather(record).repeat(2)[None, :])
-        # the positive always stays, so that no anchor sums over nothing
-        left_out = left_out & (item.repeat(2)[:, None] != everyone.repeat(2)[None, :])
-        itself = torch.cat([item, len(everyone) + item])[:, None]
-        positive = torch.cat([len(everyone) + item, item])[:, None]
-        # -inf and not a large number: at a low temperature an added constant lets the anchor itself leak in
-        negatives = similarity.masked_fill(left_out.scatter(1, itself, True), -torch.inf)
-        loss = negatives.logsumexp(1) - similarity.gather(1, positive)[:, 0]
-        return ranks.mean(loss, weight.repeat(2))
+
+def dcl(
+    z1: Tensor,
+    z2: Tensor,
+    temperature: float,
+    weight: Tensor | None = None,
+    record: Tensor | None = None,
+    sigma: float | None = None,
+) -> Tensor:
+    """DCL (Yeh et al. 2022, Decoupled Contrastive Learning, eq. 6) over the items of all ranks; at least fp32.
+
+    NT-Xent whose sum does not hold the positive: -w s+ / t + log sum_k exp(s_k / t), k over both views of all *other*
+    items. With `sigma` it is DCLW (section 3.2): w_i = 2 - exp(s+_i / sigma) / mean_j exp(s+_j / sigma), of mean 1 and
+    without gradient, so that pairs which agree already pull less; w is 1 otherwise.
+
+    The arguments are those of `nt_xent`. An anchor without any negative does not count.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        similarity, positive, negative, weight = _pairs(z1, z2, temperature, weight, record)
+        repelled = similarity.masked_fill(~negative, -torch.inf).logsumexp(1)
+        attracted = similarity.gather(1, positive)[:, 0]
+        if sigma is not None:
+            attracted = attracted * _mises_fisher(attracted.detach() * temperature, sigma, weight)
+        # without a negative an anchor's sum is -inf: it weighs nothing, and what was masked has no gradient
+        return ranks.mean(repelled - attracted, weight * negative.any(1))
+
+
+def _mises_fisher(cosine: Tensor, sigma: float, weight: Tensor) -> Tensor:
+    """2 - exp(cosine / sigma) over its mean; a cosine is at most 1, so that 1 taken off keeps the power in range."""
+    power = ((cosine - 1) / sigma).exp()
+    return 2 - power / ranks.mean(power, weight).clamp_min(torch.finfo(power.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Losses over hidden patches (He et al. 2022, MAE, section 3)."""
+"""Losses over what is hidden (He et al. 2022, MAE, section 3; others by name)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,24 @@ def masked_mse(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
     pred, target (B, M, P); weight broadcastable to them, 0 for what does not count, which may hold anything.
     """
+    return ranks.mean(_error(pred, target, weight).square(), weight)
+
+
+def masked_l1(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Global mean of |pred - target|, as `masked_mse` (Xie et al. 2022, SimMIM, section 3.4)."""
+    return ranks.mean(_error(pred, target, weight).abs(), weight)
+
+
+def masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor, beta: float = 1.0) -> Tensor:
+    """Global mean of e^2 / (2 beta) where |e| < beta, else |e| - beta / 2, as `masked_mse` (Girshick 2015, eq. 3)."""
+    size = _error(pred, target, weight).abs()
+    return ranks.mean(torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta), weight)
+
+
+def _error(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     wide = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
-    # taken out before the square, so that no NaN reaches the gradient
-    error = torch.where(weight > 0, pred.to(wide) - target.to(wide), 0)
-    return ranks.mean(error.square(), weight)
+    # taken out before any product, so that no NaN reaches the gradient
+    return torch.where(weight > 0, pred.to(wide) - target.to(wide), 0)
 
 
 def normalised_patches(patches: Tensor, valid: Tensor, eps: float = 1e-6) -> Tensor:
@@ -24,9 +38,14 @@ def normalised_patches(patches: Tensor, valid: Tensor, eps: float = 1e-6) -> Ten
 
     patches (..., P), valid (..., P) bool; invalid elements are 0.
     """
+    mean, var = moments(patches, valid)
+    return torch.where(valid, patches.to(mean.dtype) - mean, 0) * torch.rsqrt(var + eps)
+
+
+def moments(patches: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 1) mean and unbiased variance of every patch over its valid elements; at least fp32."""
     x = patches.to(torch.promote_types(patches.dtype, torch.float32))
     n = valid.sum(-1, keepdim=True)
     mean = torch.where(valid, x, 0).sum(-1, keepdim=True) / n.clamp_min(1)
-    centred = torch.where(valid, x - mean, 0)
-    var = centred.square().sum(-1, keepdim=True) / (n - 1).clamp_min(1)
-    return centred * torch.rsqrt(var + eps)
+    var = torch.where(valid, x - mean, 0).square().sum(-1, keepdim=True) / (n - 1).clamp_min(1)
+    return mean, var

@@ -1,4 +1,4 @@
-"""Confusion counts and macro-F1 over a fixed list of classes."""
+"""Confusion counts, macro-F1 and mean intersection over union over a fixed list of classes."""
 
 from __future__ import annotations
 
@@ -36,3 +36,16 @@ def f1_of(counts: NDArray[np.generic]) -> NDArray[np.float64]:
     f1 = np.where(there, 2 * right / np.maximum(true + predicted, 1), 0.0)
     n = there.sum(-1)
     return np.asarray(np.where(n > 0, f1.sum(-1) / np.maximum(n, 1), np.nan))
+
+
+def iou_of(counts: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Mean over the classes that are there of TP / (true + predicted - TP), (...) of counts (..., 3, K); NaN where none is.
+
+    Equals scikit-learn's `jaccard_score(average="macro")` with `labels` set to the classes that are there.
+    """
+    c = np.asarray(counts, np.float64)
+    right, true, predicted = c[..., 0, :], c[..., 1, :], c[..., 2, :]
+    there = true > 0
+    iou = np.where(there, right / np.maximum(true + predicted - right, 1), 0.0)
+    n = there.sum(-1)
+    return np.asarray(np.where(n > 0, iou.sum(-1) / np.maximum(n, 1), np.nan))

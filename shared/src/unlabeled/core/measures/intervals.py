@@ -9,7 +9,9 @@ and Tibshirani 1993, ch. 13.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from unlabeled.core.streams import rng
 
 RESAMPLES = 4000
 LEVEL = (2.5, 97.5)
+
+Tally = NDArray[Any]
+Statistic = Callable[[Tally], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,32 @@ def difference(a: NDArray[np.int64], b: NDArray[np.int64], seed: int, resamples:
     return _interval(statistic(a) - statistic(b), _resampled(a, seed, resamples) - _resampled(b, seed, resamples))
 
 
-def _interval(mean: float, values: NDArray[np.float64]) -> Interval:
+def over_groups(of: Statistic, tally: Tally, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """The statistic `of` of a tally (G, ...) summed over groups; `of` maps (..., *shape of one group) to (...).
+
+    One group tells nothing of another: its interval is NaN.
+    """
+    return _interval(float(of(tally.sum(0))), of(_drawn(tally, seed, resamples)), len(tally))
+
+
+def paired(of: Statistic, a: Tally, b: Tally, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """of(a) - of(b), on the same resampled groups."""
+    if len(a) != len(b):
+        raise ValueError(f"tallies of {len(a)} and {len(b)} groups are not paired")
+    mean = float(of(a.sum(0)) - of(b.sum(0)))
+    return _interval(mean, of(_drawn(a, seed, resamples)) - of(_drawn(b, seed, resamples)), len(a))
+
+
+def _drawn(tally: Tally, seed: int, resamples: int) -> Tally:
+    """(R, ...) sums over the drawn groups, a group drawn twice counting twice."""
+    return np.tensordot(_times(seed, "groups", len(tally), resamples), tally, axes=(1, 0))
+
+
+def _interval(mean: float, values: NDArray[np.float64], groups: int = 2) -> Interval:
+    """Resamples in which the statistic is not defined (no spread to explain, say) are left out."""
+    values = values[~np.isnan(values)]
+    if groups < 2 or len(values) == 0:
+        return Interval(mean, float("nan"), float("nan"))
     low, high = np.percentile(values, LEVEL)
     return Interval(mean, float(low), float(high))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -88,6 +88,15 @@ class Method(nn.Module):
 
     def after_step(self, ctx: Context) -> None:
         """After the optimiser's step (teacher, queue, weights that are set and not learned)."""
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """A method with a frozen teacher, an encoder whose bundle its option `teacher` names."""
+
+    teacher: Any
+
+    def take_teacher(self, encoder: Any) -> None: ...
 
 
 def weighted(parts: Mapping[str, tuple[float, Tensor]], embedding: Tensor, **vitals: Tensor) -> dict[str, Any]:

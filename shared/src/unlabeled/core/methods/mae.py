@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Batch
-from unlabeled.core.losses.masked import masked_mse, normalised_patches
-from unlabeled.core.methods import base
+from unlabeled.core.contracts import InputSpec
+from unlabeled.core.contracts.batch import Batch, Dense
+from unlabeled.core.losses.masked import masked_mse, moments, normalised_patches
 from unlabeled.core.methods.base import Context, Method, Views, unchanged, weighted
+from unlabeled.core.methods.masking import Masking, draw_masks, token_encoder
+from unlabeled.core.nn.base import Features
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.nn.predictor import Predictor
-from unlabeled.core.tokens.masks import Mask, block_mask, random_mask
+from unlabeled.core.tokens.masks import Mask
+from unlabeled.core.tokens.patches import grid_of, unpatchify
 from unlabeled.core.tokens.tokens import Tokens
 
 
@@ -36,10 +39,7 @@ class MAE(Method):
     the encoder works on no tokens.
     """
 
-    class Options(base.Options):
-        mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the valid tokens that is hidden")
-        mask: Literal["random", "block"] = Field("random", description="block: connected blocks of tokens")
-        blocks: int = Field(1, ge=1, description="block masks: number of blocks, which may touch")
+    class Options(Masking):
         norm_target: bool = Field(True, description="predict patches normalised by their own mean and deviation")
         decoder: Predictor.Options = Field(Predictor.Options(), description="the predictor, thrown away afterwards")
 
@@ -48,42 +48,81 @@ class MAE(Method):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
     ) -> None:
-        if not isinstance(encoder, TokenEncoder):
-            raise RequestError(
-                f"method mae: needs a token encoder, got {type(encoder).__name__}; set encoder.name: tokens"
-            )
+        encoder = token_encoder(encoder, "mae")
         super().__init__(encoder, specs, options, views)
         self.predictor = Predictor(encoder.token_width, encoder.patch_widths, options.decoder)
 
     def on_batch(self, batch: Batch, ctx: Context) -> Masked:
-        batch = self.views(batch, ctx.draw(batch, "view"))
-        draw = ctx.draw(batch, "mask")
+        return self._cut(*self._masked(self.views(batch, ctx.draw(batch, "view")), ctx), batch.weight)
+
+    def _masked(self, batch: Batch, ctx: Context) -> tuple[dict[str, Tokens], dict[str, Mask]]:
         tokens = self.encoder.tokenise(batch.inputs)
-        masks = {n: self._mask(n, t, draw.uniform(n, t.valid.shape[1])) for n, t in tokens.items()}
+        return tokens, draw_masks(self.options, self.encoder, tokens, ctx.draw(batch, "mask"))
+
+    def _cut(self, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask], weight: Tensor) -> Masked:
         return Masked(
             visible={n: t.take(masks[n].keep, masks[n].keep_valid) for n, t in tokens.items()},
             hidden={n: t.take(masks[n].hide, masks[n].hide_valid) for n, t in tokens.items()},
-            weight=batch.weight,
+            weight=weight,
         )
 
-    def _mask(self, name: str, tokens: Tokens, noise: Tensor) -> Mask:
-        ratio = self.options.mask_ratio
-        if self.options.mask == "random":
-            return random_mask(tokens.valid, ratio, noise)
-        return block_mask(tokens.valid, ratio, noise, self.encoder.position(name, tokens.coords), self.options.blocks)
-
     def step(self, batch: Masked, ctx: Context) -> dict[str, Any]:
+        terms, features = self._terms(batch)
+        return weighted(terms, features.pooled)
+
+    def _terms(self, batch: Masked) -> tuple[dict[str, tuple[float, Tensor]], Features]:
+        features, pred = self._predicted(batch)
+        share = 1 / len(pred)
+        return {f"mse_{n}": (share, self._loss(pred[n], t, batch.weight)) for n, t in batch.hidden.items()}, features
+
+    def _predicted(self, batch: Masked) -> tuple[Features, dict[str, Tensor]]:
         position = self.encoder.position
         features = self.encoder.encode(batch.visible)
-        pred = self.predictor(
+        return features, self.predictor(
             features,
             {n: position(n, t.coords) for n, t in batch.visible.items()},
             {n: (position(n, t.coords), t.valid) for n, t in batch.hidden.items()},
         )
-        return weighted(
-            {f"mse_{n}": (1 / len(pred), self._loss(pred[n], t, batch.weight)) for n, t in batch.hidden.items()},
-            features.pooled,
-        )
+
+    def reconstruct(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
+        """`INPUT.original`, `INPUT.masked` and `INPUT.predicted`, each (B, C, *S), of every dense input; NaN is nothing.
+
+        predicted: what is visible, and in the hidden places the prediction. Where patches are predicted normalised, the
+        true patch lends its mean and deviation, as in the figures of He et al. 2022.
+        """
+        batch = self.views(batch, ctx.draw(batch, "view"))
+        tokens, masks = self._masked(batch, ctx)
+        cut = self._cut(tokens, masks, batch.weight)
+        _, pred = self._predicted(cut)
+        out = {}
+        for name, x in batch.inputs.items():
+            if not isinstance(x, Dense):
+                continue
+            whole, mask, hidden = tokens[name], masks[name], cut.hidden[name]
+            shown = pred[name].float()
+            if self.options.norm_target:
+                mean, var = moments(hidden.patches, hidden.elements)
+                shown = shown * var.sqrt() + mean
+            at = mask.hide[..., None].expand_as(shown)
+            original = whole.patches.masked_fill(~whole.elements, torch.nan)
+            hide = mask.hide_valid[..., None]
+            masked = original.scatter(1, at, torch.where(hide, torch.nan, original.gather(1, at)))
+            drawn = torch.where(hide & hidden.elements, shown.to(original.dtype), original.gather(1, at))
+            for what, patches in (
+                ("original", original),
+                ("masked", masked),
+                ("predicted", original.scatter(1, at, drawn)),
+            ):
+                out[f"{name}.{what}"] = self._image(patches, x, self.encoder.patch[name])
+        return out
+
+    @staticmethod
+    def _image(patches: Tensor, x: Dense, patch: Sequence[int]) -> Tensor:
+        shape = x.values.shape[2:]
+        x = unpatchify(patches, grid_of(shape, patch), patch)
+        for axis, n in enumerate(shape, 2):
+            x = x.narrow(axis, 0, n)
+        return x
 
     def _loss(self, pred: Tensor, hidden: Tokens, weight: Tensor) -> Tensor:
         target = normalised_patches(hidden.patches, hidden.elements) if self.options.norm_target else hidden.patches

@@ -14,11 +14,15 @@ from unlabeled.core.contracts.batch import BatchInput
 
 @dataclass(frozen=True)
 class Features:
-    """tokens (B, L, D) with valid (B, L) bool; pooled (B, P), over valid tokens only."""
+    """tokens (B, L, D) with valid (B, L) bool; pooled (B, P), over valid tokens only.
+
+    layers: where they are asked for, what every block's MLP adds to the tokens, (B, L, D) each.
+    """
 
     tokens: Tensor
     valid: Tensor
     pooled: Tensor
+    layers: tuple[Tensor, ...] = ()
 
 
 class Encoder(nn.Module):
@@ -27,6 +31,7 @@ class Encoder(nn.Module):
     specs         contract of each named input
     width         P, the width of `Features.pooled`
     token_width   D, the width of `Features.tokens`
+    named         its name and all its options, from which a bundle builds it again; None where it was made by hand
     bundle        what it was loaded from, and report of that load; None for random weights
     """
 
@@ -35,6 +40,7 @@ class Encoder(nn.Module):
         self.specs = dict(specs)
         self.width = width
         self.token_width = token_width
+        self.named: dict[str, Any] | None = None
         self.bundle: Any = None
         self.report: Any = None
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from itertools import accumulate
+from operator import mul
 from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from unlabeled.core.contracts import InputSpec, RequestError
+from unlabeled.core.contracts import InputSpec
 from unlabeled.core.contracts.batch import BatchInput, Dense
-from unlabeled.core.nn.base import Encoder, Features
+from unlabeled.core.nn.maps import ConvEncoder, Map, one_dense
 from unlabeled.core.nn.norms import RankBatchNorm
 from unlabeled.core.nn.pooling import max_pool, mean_pool
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-class ConvNet(Encoder):
+class ConvNet(ConvEncoder):
     """Convolution, batch norm, ReLU; mean and max over valid positions, so the width is twice the last channels.
 
     Invalid positions are zero before every convolution and count in no norm and no pool, so a sample alone equals itself
@@ -27,6 +28,8 @@ class ConvNet(Encoder):
 
     Raises RequestError where it is given anything but one dense input of one to three axes.
     """
+
+    pools = (mean_pool, max_pool)
 
     class Options(BaseModel):
         model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,14 +48,10 @@ class ConvNet(Encoder):
             return self
 
     def __init__(self, specs: Mapping[str, InputSpec], options: Options) -> None:
-        super().__init__(specs, 2 * options.channels[-1], options.channels[-1])
-        (self.input, spec), *others = specs.items()
-        if others or spec.layout != "dense" or spec.rank not in CONVOLUTIONS:
-            raise RequestError(
-                f"encoder: a convnet reads one dense input of 1 to 3 axes, got {', '.join(specs)}; use the token encoder"
-            )
+        spec = one_dense(specs, tuple(CONVOLUTIONS), "convnet")
+        strides = [(stride,) * spec.rank for stride in accumulate(options.strides, mul)]
+        super().__init__(specs, options.channels, strides)
         self.options = options
-        self.stride = (math.prod(options.strides),) * spec.rank
         batch = options.norm == "batch"
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         widths = (spec.width, *options.channels)
@@ -62,17 +61,19 @@ class ConvNet(Encoder):
             if batch:
                 self.norms.append(RankBatchNorm(widths[i + 1]))
 
-    def forward(self, inputs: Mapping[str, BatchInput]) -> Features:
+    def maps(self, inputs: Mapping[str, BatchInput]) -> list[Map]:
+        """What every layer gives."""
         dense = inputs[self.input]
         assert isinstance(dense, Dense)
         x = dense.values if dense.whole else torch.where(dense.valid, dense.values, 0)
         x = x.to(next(self.parameters()).dtype)
         valid = dense.valid.any(1)
+        out = []
         for i, (conv, stride) in enumerate(zip(self.convs, self.options.strides, strict=True)):
             x = conv(x)
             valid = valid[(slice(None), *[slice(None, None, stride)] * dense.rank)]
             if self.norms:
                 x = self.norms[i](x, None if dense.whole else valid)
             x = x.relu() if dense.whole else torch.where(valid.unsqueeze(1), x.relu(), 0)
-        tokens, valid = x.flatten(2).transpose(1, 2), valid.flatten(1)
-        return Features(tokens, valid, torch.cat([mean_pool(tokens, valid), max_pool(tokens, valid)], 1))
+            out.append(Map(x, valid, self.strides[i]))
+        return out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -23,6 +24,8 @@ from unlabeled.core.tokens.tokens import Tokens
 
 Sizes = tuple[int, ...]
 Scale = tuple[float, ...]
+# Changes the projected patches (B, L, D) of a named input, before they get their positions.
+Corrupt = Callable[[str, Tensor], Tensor]
 
 
 class TokenEncoder(Encoder):
@@ -89,25 +92,33 @@ class TokenEncoder(Encoder):
         """Coordinates (B, L, d) of a named input, counted in patches."""
         return in_patches(coords, self.scale[name])
 
-    def embed(self, tokens: Mapping[str, Tokens]) -> tuple[Tensor, Tensor]:
+    def embed(self, tokens: Mapping[str, Tokens], corrupt: Corrupt | None = None) -> tuple[Tensor, Tensor]:
         """Embedded tokens of all inputs (B, L, D) in the order of the specs, and their validity (B, L)."""
         embedded = []
         dtype = next(self.parameters()).dtype
         for i, name in enumerate(self.specs):
             position = self.position(name, tokens[name].coords)
             place = sincos(position, self.token_width) if self.table is None else interpolate(self.table, position)
-            x = self.project[name](tokens[name].patches.to(dtype)) + place.to(dtype)
+            x = self.project[name](tokens[name].patches.to(dtype))
+            x = (x if corrupt is None else corrupt(name, x)) + place.to(dtype)
             embedded.append(x if self.input_embedding is None else x + self.input_embedding[i])
         return torch.cat(embedded, 1), torch.cat([tokens[name].valid for name in self.specs], 1)
 
-    def encode(self, tokens: Mapping[str, Tokens]) -> Features:
-        """Features of given tokens; the tokens of the inputs follow each other in the order of the specs."""
-        x, valid = self.embed(tokens)
-        if self.cls_token is None:
-            return self._pooled(self.transformer(x, valid), valid, None)
-        x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), 1, -1), x], 1)
-        x = self.transformer(x, torch.cat([valid.new_ones(len(x), 1), valid], 1))
-        return self._pooled(x[:, 1:], valid, x[:, 0])
+    def encode(self, tokens: Mapping[str, Tokens], corrupt: Corrupt | None = None, layers: bool = False) -> Features:
+        """Features of given tokens; the tokens of the inputs follow each other in the order of the specs.
+
+        layers: whether `Features.layers` is wanted.
+        """
+        x, valid = self.embed(tokens, corrupt)
+        seen, own = valid, 0
+        if self.cls_token is not None:
+            own = 1
+            x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
+            seen = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
+        mlps: list[Tensor] | None = [] if layers else None
+        x = self.transformer(x, seen, mlps)
+        features = self._pooled(x[:, own:], valid, x[:, 0] if own else None)
+        return replace(features, layers=tuple(m[:, own:] for m in mlps)) if mlps else features
 
     def _pooled(self, x: Tensor, valid: Tensor, cls: Tensor | None) -> Features:
         x = torch.where(valid[..., None], x, 0)

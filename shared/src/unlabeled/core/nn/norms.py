@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from unlabeled.core import ranks
 
@@ -30,32 +31,53 @@ class RankBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """x (B, C, *S); valid (B, *S) bool or weights, None: all. All positions are normalised, the valid ones counted."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if not self.training or (valid is None and ranks.world() == 1):
-            known = (self.running_mean, self.running_var, self.weight, self.bias)
-            return F.batch_norm(wide, *known, self.training, self.momentum, self.eps).to(x.dtype)
-        column = (1, -1, *[1] * (x.ndim - 2))
-        mean, var = self._moments(wide, valid, column)
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        return ((wide - mean.view(column)) * scale.view(column) + self.bias.view(column)).to(x.dtype)
+        known = (self.running_mean, self.running_var, self.weight, self.bias)
+        return batch_norm(x, *known, self.training, self.momentum, self.eps, valid)
 
-    def _moments(self, x: Tensor, valid: Tensor | None, column: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        dims = [i for i in range(x.ndim) if i != 1]
-        w = x.new_ones(()) if valid is None else valid.unsqueeze(1).to(x.dtype)
-        w = w.expand(x.shape[0], 1, *x.shape[2:])
-        # 0 * NaN is NaN, so what is invalid is taken out before the products
-        x = x if valid is None else torch.where(w > 0, x, 0)
-        both = ranks.total(torch.cat([w.sum()[None], (x * w).sum(dims)]))
-        count, known = both[0].detach(), both[0].detach() > 0
-        mean = both[1:] / count.clamp_min(1)
-        var = ranks.total(((x - mean.view(column)).square() * w).sum(dims)) / count.clamp_min(1)
-        with torch.no_grad():
-            momentum = self.momentum * known.to(x.dtype)
-            unbiased = var * (count / (count - 1).clamp_min(1))
-            self._move(self.running_mean, mean, momentum)
-            self._move(self.running_var, unbiased, momentum)
-        return mean, var
 
-    @staticmethod
-    def _move(buffer: Tensor, to: Tensor, share: Tensor) -> None:
-        buffer.copy_(buffer + (to - buffer) * share)
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """`F.batch_norm` over all ranks and valid positions. A surrounding function mode (`nn.masked`) sees it as it sees torch's."""
+    if has_torch_function((x,)):
+        args = (x, running_mean, running_var, weight, bias, training, momentum, eps, valid)
+        return handle_torch_function(batch_norm, (x,), *args)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if not training or (valid is None and ranks.world() == 1):
+        return F.batch_norm(wide, running_mean, running_var, weight, bias, training, momentum, eps).to(x.dtype)
+    column = (1, -1, *[1] * (x.ndim - 2))
+    mean, var, count = _moments(wide, valid, column)
+    if running_mean is not None and running_var is not None:
+        share = momentum * (count > 0).to(wide.dtype)
+        _move(running_mean, mean, share)
+        _move(running_var, var * (count / (count - 1).clamp_min(1)), share)
+    scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
+    out = (wide - mean.view(column)) * scale.view(column)
+    return (out if bias is None else out + bias.view(column)).to(x.dtype)
+
+
+def _moments(x: Tensor, valid: Tensor | None, column: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C,), variance (C,) and number of the positions of all ranks."""
+    dims = [i for i in range(x.ndim) if i != 1]
+    w = x.new_ones(()) if valid is None else valid.unsqueeze(1).to(x.dtype)
+    w = w.expand(x.shape[0], 1, *x.shape[2:])
+    # 0 * NaN is NaN, so what is invalid is taken out before the products
+    x = x if valid is None else torch.where(w > 0, x, 0)
+    both = ranks.total(torch.cat([w.sum()[None], (x * w).sum(dims)]))
+    count = both[0].detach()
+    mean = both[1:] / count.clamp_min(1)
+    var = ranks.total(((x - mean.view(column)).square() * w).sum(dims)) / count.clamp_min(1)
+    return mean, var, count
+
+
+@torch.no_grad()
+def _move(buffer: Tensor, to: Tensor, share: Tensor) -> None:
+    buffer.copy_(buffer + (to - buffer) * share)

@@ -28,7 +28,7 @@ class Predictor(nn.Module):
         mlp_ratio: float = Field(4.0, gt=0, description="width of the hidden layer over the width")
 
     def __init__(self, token_width: int, outputs: Mapping[str, int], options: Options) -> None:
-        """`outputs`: elements of a predicted patch, by input."""
+        """`outputs`: elements of a predicted patch, or channels of a predicted feature, by input."""
         super().__init__()
         width = options.width
         self.width = width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -24,11 +26,18 @@ class Transformer(nn.Module):
         )
         self.norm = LayerNorm(width)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor, layers: list[Tensor] | None = None) -> Tensor:
+        """With a list for `layers`, what every block's MLP adds to its residual stream is put into it."""
         # a row without any valid token attends to its fillers, because an unfused softmax over nothing is NaN
         attend = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
+        block: Any
         for block in self.blocks:
-            x = block(x, attn_mask=attend)
+            if layers is None:
+                x = block(x, attn_mask=attend)
+            else:  # the same in its two halves
+                x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=attend)))
+                layers.append(block.ls2(block.mlp(block.norm2(x))))
+                x = x + block.drop_path2(layers[-1])
         return self.norm(x)  # type: ignore[no-any-return]
 
 

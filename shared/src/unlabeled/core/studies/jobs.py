@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unlabeled.core.build import build_encoder
 from unlabeled.core.bundle import load_bundle, read_bundle
@@ -25,7 +26,10 @@ from unlabeled.core.data.groups import check_disjoint
 from unlabeled.core.data.items import Items
 from unlabeled.core.evaluation.embed import embed
 from unlabeled.core.evaluation.heads import Features, Forest, Logistic, head_of
+from unlabeled.core.evaluation.look import Look, flat, save, spread_out
 from unlabeled.core.files import write_atomic, write_json
+from unlabeled.core.nn.base import Encoder
+from unlabeled.core.studies import starts
 from unlabeled.core.studies.plan import Plan
 from unlabeled.core.studies.scoring import Scorer, open_corpus, training_specs, windows
 from unlabeled.core.studies.tuning import Tuner
@@ -99,17 +103,23 @@ def _save(path: Path, values: Features) -> None:
         np.save(file, values, allow_pickle=False)
 
 
-# ours and random weights on one fold, with one seed
+# ours, random weights and off-the-shelf weights on one fold, with one seed
 
 
-def seed_job(recipe: Recipe, plan: Plan, fold: int, seed: int, out: Path) -> None:
-    """Pretrain on the fold's training groups and compare with the weights it began from."""
+def seed_job(
+    recipe: Recipe, plan: Plan, fold: int, seed: int, shelf: Mapping[str, Mapping[str, Any]], out: Path
+) -> None:
+    """Pretrain on the fold's training groups and compare with random weights and off-the-shelf ones.
+
+    shelf: what `starts.examined` found.
+    """
     began = time.monotonic()
     bundle, seconds = _pretrained(recipe, plan, fold, seed, out)
     ours = load_bundle(bundle)
-    starts = {OURS: ours, RANDOM: build_encoder(recipe, domain(recipe.domain), ours.specs, seed).eval()}
+    random = build_encoder(recipe, domain(recipe.domain), ours.specs, seed).eval()
+    encoders: dict[str, Encoder] = {OURS: ours, RANDOM: random, **starts.encoders(recipe, shelf, ours.specs, seed)}
     device = _device(recipe)
-    for encoder in starts.values():
+    for encoder in encoders.values():
         encoder.to(device)
     corpus = open_corpus(recipe, plan).normalised(specs=ours.specs)
     items = windows(recipe, corpus)
@@ -123,7 +133,7 @@ def seed_job(recipe: Recipe, plan: Plan, fold: int, seed: int, out: Path) -> Non
         predictions[start] = {b: [rows] for b, rows in found[0].items()}
         choices[start] = {b: [rows] for b, rows in found[1].items()}
 
-    for name, encoder in starts.items():
+    for name, encoder in encoders.items():
         embedded = embed(encoder, items, encoder.specs)
         if embedded.failed:
             raise BadInput(next(iter(embedded.failed.values())))
@@ -131,15 +141,26 @@ def seed_job(recipe: Recipe, plan: Plan, fold: int, seed: int, out: Path) -> Non
         if joined is not None and simple is not None:
             both = np.hstack([simple, embedded.values])
             add(f"{name} + {simple_name(joined)}", scorer.frozen(both))
+        if (name, fold, seed) == (OURS, 0, plan.seeds[0]):
+            _map(plan, embedded.values, embedded.record, out)
 
     tuner = Tuner(recipe, plan, fold, corpus, items, seed)
     rates = _rates(plan, fold, seed, out)
-    for name, encoder in starts.items():
+    for name, encoder in encoders.items():
         if name not in rates:
             rates[name] = tuner.choose(encoder)
         add(f"{name}, {TUNED}", tuner.predictions(encoder, rates[name]["lr"], scorer))
     name = seed_name(fold, seed)
     _write(out, name, scorer, began, predictions=predictions, choices=choices, lr=rates, pretraining_seconds=seconds)
+
+
+def _map(plan: Plan, values: Features, record: NDArray[np.int64], out: Path) -> None:
+    """What the report draws of the first pretraining: some windows of all groups, those left out too."""
+    some = spread_out(len(values))
+    of = record[some]
+    points, share = flat(values[some])
+    group, label = np.array(plan.groups)[of], np.array(plan.labels)[of]
+    save(out / "look.npz", Look(points, share, group, label, plan.classes))
 
 
 def _device(recipe: Recipe) -> torch.device:

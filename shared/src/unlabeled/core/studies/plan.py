@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from unlabeled.core.data.groups import check_disjoint, distinct, folds
 from unlabeled.core.data.items import Items
 from unlabeled.core.evaluation.labels import UNLABELLED, Labels
 from unlabeled.core.streams import rng
+from unlabeled.core.studies.starts import check_unseen, named
 
 Budget = int | float
 
@@ -30,7 +33,10 @@ class Fold:
 
 @dataclass(frozen=True)
 class Plan:
-    """keys, groups and labels (class codes, -1 without label or window) per record; seeds of pretraining; data: a hash."""
+    """keys, groups and labels (class codes, -1 without label or window) per record; seeds of pretraining.
+
+    data: a hash. starts: names of the off-the-shelf weights.
+    """
 
     recipe: dict[str, Any]
     data: str
@@ -43,11 +49,17 @@ class Plan:
     seeds: tuple[int, ...]
     draws: int
     seed: int
+    starts: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises Leakage where a fold has a group on both sides."""
         for number, fold in enumerate(self.folds):
             check_disjoint(fold.train, fold.test, f"fold {number}")
+
+    @property
+    def tested(self) -> list[str]:
+        """Groups with a labelled record, in order."""
+        return distinct(self.groups[i] for i in self.of(self.groups))
 
     def of(self, groups: tuple[str, ...]) -> NDArray[np.int64]:
         """The labelled records of these groups."""
@@ -119,10 +131,13 @@ def make_plan(recipe: Recipe, corpus: Corpus, items: Sequence[Items], labels: La
         train = tuple(g for g in distinct(corpus.groups) if g not in test)
         labels.require(train, corpus.groups, f"fold {number}")
         made.append(Fold(train, test))
-    free = {"jobs"}
     settings = recipe.model_dump(
         mode="json",
-        exclude={"data": {"path"}, "study": free | {"labels"}, "trainer": {"workers", "tensorboard", "loop"}},
+        exclude={
+            "data": {"path"},
+            "study": {"jobs", "labels", "starts"},
+            "trainer": {"workers", "tensorboard", "loop"},
+        },
     )
     plan = Plan(
         recipe=settings,
@@ -136,10 +151,20 @@ def make_plan(recipe: Recipe, corpus: Corpus, items: Sequence[Items], labels: La
         seeds=tuple(recipe.seed + i for i in range(recipe.study.seeds)),
         draws=recipe.study.draws,
         seed=recipe.seed,
+        starts=tuple(named(recipe)),
     )
     plan.check()
+    check_unseen(recipe, plan.tested)
     return plan
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
     return asdict(plan)
+
+
+def planned_in(out: Path) -> Plan:
+    """The plan that a study folder holds."""
+    found: dict[str, Any] = json.loads((out / "plan.json").read_text())
+    folds = tuple(Fold(tuple(f["train"]), tuple(f["test"])) for f in found.pop("folds"))
+    rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return Plan(folds=folds, **rest)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections import Counter
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unlabeled.core.bundle.provenance import commit, versions
 from unlabeled.core.data.groups import distinct
 from unlabeled.core.evaluation.labels import UNLABELLED
 from unlabeled.core.measures.confusion import confusion
@@ -30,16 +30,24 @@ PROTOCOL = {
     "baselines": "their features are fitted, without labels, on all training windows, as pretraining is",
     "joined": "the simple features beside the embedding of the same window, with the same head",
     "fine-tuned": "all weights; the learning rate of each start and fold is chosen from one grid by its first seed on held-out "
-    "training groups, whose labels come on top of the label budget, for both starts alike; pretraining saw these groups "
+    "training groups, whose labels come on top of the label budget, for every start alike; pretraining saw these groups "
     "without labels",
-    "random weights": "the same encoder with the weights from which pretraining of this seed began",
+    "random weights": "the same encoder with the random weights of this seed, from which pretraining began unless the "
+    "recipe names a start",
+    "off-the-shelf": "weights named in study.starts, scored as ours is: frozen, joined and fine-tuned; a bundle among them "
+    "has seen no tested group; what others have seen is not known",
     "interval": f"95 %, percentiles of {RESAMPLES} resamples of groups and seeds; draws are averaged; differences are paired",
 }
 
 
-def assemble(plan: Plan, out: Path, simple: list[str], joined: str | None) -> dict[str, Any]:
-    """Everything that follows from the plan and the jobs' files. simple: names of the baselines."""
-    results = _results(plan, out)
+def assemble(
+    plan: Plan, out: Path, simple: list[str], joined: str | None, shelf: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Everything that follows from the plan and the jobs' files.
+
+    simple: names of the baselines. joined: what ours is joined with. shelf: what `starts.examined` found.
+    """
+    results = results_in(plan, out)
     confusions = collect(plan, results)
     labels = np.array(plan.labels)
     return {
@@ -48,7 +56,7 @@ def assemble(plan: Plan, out: Path, simple: list[str], joined: str | None) -> di
             "labelled_records": int((labels != UNLABELLED).sum()),
             "records_without_label_or_window": int((labels == UNLABELLED).sum()),
             "groups": len(set(plan.groups)),
-            "tested_groups": len(tested(plan)),
+            "tested_groups": len(plan.tested),
             "records_of_class": {c: int((labels == i).sum()) for i, c in enumerate(plan.classes)},
         },
         "folds": [{"train": list(f.train), "test": list(f.test)} for f in plan.folds],
@@ -64,7 +72,8 @@ def assemble(plan: Plan, out: Path, simple: list[str], joined: str | None) -> di
             }
             for start, by_budget in confusions.items()
         },
-        **compare(plan, confusions, simple, joined),
+        "off_the_shelf": dict(shelf),
+        **compared(plan, confusions, simple, joined, [n for n, about in shelf.items() if "absent" not in about]),
         "choices": _choices(results),
         "learning_rates": [
             {"fold": f, "start": start, **chosen}
@@ -74,29 +83,26 @@ def assemble(plan: Plan, out: Path, simple: list[str], joined: str | None) -> di
         "protocol": PROTOCOL,
         "recipe": plan.recipe,
         "data_sha256": plan.data,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("unlabeled-core", "torch", "numpy", "scikit-learn")},
-        },
+        "versions": versions("scikit-learn"),
+        "commit": commit(),
         "job_seconds": round(sum(r["seconds"] for r in results.values()), 1),
         "pretraining_seconds": round(sum(r.get("pretraining_seconds", 0.0) for r in results.values()), 1),
     }
 
 
-def _results(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
+def job_names(plan: Plan) -> list[str]:
     names = [fold_name(f) for f in range(len(plan.folds))]
-    names += [seed_name(f, s) for f in range(len(plan.folds)) for s in plan.seeds]
-    return {name: json.loads(result(out, name).read_text()) for name in names}
+    return names + [seed_name(f, s) for f in range(len(plan.folds)) for s in plan.seeds]
 
 
-def tested(plan: Plan) -> list[str]:
-    """Groups with a labelled record, in order."""
-    return distinct(plan.groups[i] for i in plan.of(plan.groups))
+def results_in(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
+    """What the jobs of a finished study wrote, by name."""
+    return {name: json.loads(result(out, name).read_text()) for name in job_names(plan)}
 
 
-def collect(plan: Plan, results: dict[str, dict[str, Any]]) -> Confusions:
+def collect(plan: Plan, results: Mapping[str, dict[str, Any]]) -> Confusions:
     """start -> budget -> confusions (S, D, G, K, K) over all folds."""
-    where = {g: i for i, g in enumerate(tested(plan))}
+    where = {g: i for i, g in enumerate(plan.tested)}
     labels, k = np.array(plan.labels), len(plan.classes)
     out: Confusions = {}
 
@@ -120,14 +126,19 @@ def collect(plan: Plan, results: dict[str, dict[str, Any]]) -> Confusions:
     return out
 
 
-def compare(plan: Plan, confusions: Confusions, simple: list[str], joined: str | None) -> dict[str, Any]:
-    """All differences, and the verdict on those fixed in advance."""
+def compared(
+    plan: Plan, confusions: Confusions, simple: list[str], joined: str | None, shelf: list[str]
+) -> dict[str, Any]:
+    """All differences, and the verdict on those fixed in advance; beside it, what off-the-shelf weights are worth."""
     rows: list[dict[str, Any]] = []
     frozen, tuned = f"{OURS}, {FROZEN}", f"{OURS}, {TUNED}"
     with_simple = f"{OURS} + {joined}" if joined else None
-    controls = [(frozen, f"{RANDOM}, {FROZEN}"), (tuned, f"{RANDOM}, {TUNED}")]
-    if with_simple:
-        controls.append((with_simple, f"{RANDOM} + {joined}"))
+
+    def against(other: str) -> list[tuple[str, str]]:
+        pairs = [(frozen, f"{other}, {FROZEN}"), (tuned, f"{other}, {TUNED}")]
+        return [*pairs, (with_simple, f"{other} + {joined}")] if with_simple else pairs
+
+    controls = [pair for other in (RANDOM, *shelf) for pair in against(other)]
     mine = [s for s in (frozen, tuned, with_simple) if s]
     best: dict[str, str] = {}
     for budget in (title(b) for b in plan.by_size()):
@@ -143,14 +154,25 @@ def compare(plan: Plan, confusions: Confusions, simple: list[str], joined: str |
     verdict: dict[str, Any] = {
         "rule": RULE,
         "budget": first,
-        "against_random": {**found(*controls[0]), "fine_tuned": found(*controls[1])},
+        "against_random": _beside(found, against(RANDOM)),
     }
+    if shelf:
+        first_of = {name: statistic(confusions[f"{name}, {FROZEN}"][first]) for name in shelf}
+        verdict["against_off_the_shelf"] = _beside(found, against(max(shelf, key=lambda name: first_of[name])))
+    elif plan.starts:
+        verdict["against_off_the_shelf"] = {"word": "absent here", "why": "none of those named can be had"}
+    else:
+        verdict["against_off_the_shelf"] = {"word": "not asked", "why": "study.starts names no weights"}
     if simple:
         main = with_simple or frozen
         verdict["against_simple"] = {**found(main, best[first]), "alone": found(frozen, best[first])}
     else:
         verdict["against_simple"] = {"word": "cannot tell", "why": "the domain declares no simple baseline"}
     return {"differences": rows, "best_simple": best, "verdict": verdict}
+
+
+def _beside(found: Callable[[str, str], dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    return {**found(*pairs[0]), "fine_tuned": found(*pairs[1])}
 
 
 def _row(plan: Plan, confusions: Confusions, budget: str, a: str, b: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.domain import domain
-from unlabeled.core.contracts.recipe import Recipe
+from unlabeled.core.contracts.recipe import Recipe, absolute
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import cut
 from unlabeled.core.data.manifest import check_leaks
@@ -30,7 +30,8 @@ from unlabeled.core.studies.jobs import (
 from unlabeled.core.studies.plan import Plan, as_json, make_plan
 from unlabeled.core.studies.report import assemble
 from unlabeled.core.studies.runner import Job, run
-from unlabeled.core.studies.scoring import windows
+from unlabeled.core.studies.scoring import open_corpus, windows
+from unlabeled.core.studies.starts import examined
 from unlabeled.core.studies.tuning import inner_split
 
 OnProgress = Callable[[int, int, str], None]
@@ -44,10 +45,11 @@ def study(recipe: Recipe, out: Path, on_progress: OnProgress | None = None, real
     folds, `out` holds another study), Leakage, and whatever reading and pretraining raise.
     """
     began = time.monotonic()
-    recipe = _absolute(recipe)
+    recipe = absolute(recipe)
     outside(recipe.data.path, out)
     plan, n_windows = planned(recipe)
-    _claim(out, plan)
+    shelf = _shelf(recipe, plan, out)
+    _claim(out, plan, shelf)
     jobs = [
         Job(fold_name(f), result(out, fold_name(f)), partial(baseline_job, recipe, plan, f, out))
         for f in range(len(plan.folds))
@@ -57,11 +59,11 @@ def study(recipe: Recipe, out: Path, on_progress: OnProgress | None = None, real
             name = seed_name(f, seed)
             # the first seed chooses the learning rates of its fold
             after = fold_name(f) if number == 0 else seed_name(f, plan.seeds[0])
-            jobs.append(Job(name, result(out, name), partial(seed_job, recipe, plan, f, seed, out), (after,)))
+            jobs.append(Job(name, result(out, name), partial(seed_job, recipe, plan, f, seed, shelf, out), (after,)))
     run(jobs, recipe.study.jobs, on_progress)
     joined = joined_with(recipe)
     report = assemble(
-        plan, out, [c.name for c in domain(recipe.domain).baselines], simple_name(joined) if joined else None
+        plan, out, [c.name for c in domain(recipe.domain).baselines], simple_name(joined) if joined else None, shelf
     )
     report["n"]["windows"] = n_windows
     report["data"] = {"what": real, "domain": recipe.domain, "sha256": report.pop("data_sha256")}
@@ -91,8 +93,8 @@ def planned(recipe: Recipe) -> tuple[Plan, int]:
     return plan, len(items)
 
 
-def _claim(out: Path, plan: Plan) -> None:
-    """Write the plan into `out`, or find the same one there."""
+def _claim(out: Path, plan: Plan, shelf: dict[str, dict[str, Any]]) -> None:
+    """Write the plan and what the starts are into `out`, or find the same plan there."""
     file = out / "plan.json"
     wanted = json.loads(json.dumps(as_json(plan)))
     if file.exists():
@@ -103,10 +105,14 @@ def _claim(out: Path, plan: Plan) -> None:
     elif out.exists() and any(out.iterdir()):
         raise RequestError(f"{out} is not empty and no study; choose another folder")
     (out / "jobs").mkdir(parents=True, exist_ok=True)
+    write_json(out / "starts.json", shelf)
     write_json(file, wanted)
 
 
-def _absolute(recipe: Recipe) -> Recipe:
-    data = recipe.data.model_copy(update={"path": recipe.data.path.expanduser().resolve()})
-    labels = recipe.study.labels and recipe.study.labels.expanduser().resolve()
-    return recipe.model_copy(update={"data": data, "study": recipe.study.model_copy(update={"labels": labels})})
+def _shelf(recipe: Recipe, plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
+    """What the off-the-shelf starts are here; found out once, so that a study goes on with the same starts."""
+    file = out / "starts.json"
+    if file.exists():
+        read: dict[str, dict[str, Any]] = json.loads(file.read_text())
+        return read
+    return examined(recipe, open_corpus(recipe, plan).specs) if plan.starts else {}

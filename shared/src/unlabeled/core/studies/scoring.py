@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from unlabeled.core.contracts import InputSpec, RequestError
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.corpus import Corpus
-from unlabeled.core.data.items import Items, cut
+from unlabeled.core.data.items import Items, evaluated
 from unlabeled.core.evaluation.heads import Features, Head, Scores
 from unlabeled.core.evaluation.probe import probe, vote
 from unlabeled.core.studies.plan import Fold, Plan, title
@@ -28,20 +27,12 @@ def open_corpus(recipe: Recipe, plan: Plan | None = None) -> Corpus:
 
 
 def windows(recipe: Recipe, corpus: Corpus) -> Items:
-    """What is embedded and voted over: the evaluation's windows, else the data's."""
-    size, step = recipe.evaluation.window, recipe.evaluation.stride
-    if size is None:
-        size, step = recipe.data.window, step or recipe.data.stride
-    return cut(corpus, size, step, recipe.data.min_valid)
+    return evaluated(corpus, recipe.data, recipe.evaluation)
 
 
 def training_specs(recipe: Recipe, corpus: Corpus, fold: Fold) -> dict[str, InputSpec]:
     """The contract with constants measured on the training groups only, as pretraining measures them."""
     return corpus.only(fold.train).normalised(recipe.data.normaliser).specs
-
-
-def part(items: Items, at: Ids) -> Items:
-    return replace(items, record=items.record[at], start=items.start[at])
 
 
 def of_records(record: Ids, records: Ids) -> Ids:

@@ -1,4 +1,4 @@
-"""The study as a table and two sentences."""
+"""The study as a table and a few sentences."""
 
 from __future__ import annotations
 
@@ -35,11 +35,18 @@ def table(report: Mapping[str, Any]) -> Table:
             start.replace(RANDOM, "random"),
             *(_cell(scores[b]) + ("*" if scores[b]["draws"] < most[b] else "") for b in budgets),
         )
+    for name in absent(report):
+        made.add_row(name, *("absent here" for _ in budgets))
     return made
 
 
+def absent(report: Mapping[str, Any]) -> dict[str, str]:
+    """Off-the-shelf starts that could not be had, and why."""
+    return {name: about["absent"] for name, about in report["off_the_shelf"].items() if "absent" in about}
+
+
 def sentences(report: Mapping[str, Any]) -> list[str]:
-    """The two parts of the verdict, and what stands beside each."""
+    """The two parts of the verdict, what stands beside each, and beside the verdict what off-the-shelf weights are worth."""
     verdict = report["verdict"]
     lines = [
         f"At {verdict['budget']}, against random weights: {_said(verdict['against_random'])}",
@@ -47,12 +54,17 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     ]
     simple = verdict["against_simple"]
     if "why" in simple:
-        return [*lines, f"At {verdict['budget']}, against simple baselines: {simple['word']}; {simple['why']}"]
-    return [
-        *lines,
-        f"At {verdict['budget']}, against the best simple baseline: {_said(simple)}",
-        f"  beside it: {_said(simple['alone'])}",
-    ]
+        lines.append(f"At {verdict['budget']}, against simple baselines: {simple['word']}; {simple['why']}")
+    else:
+        lines.append(f"At {verdict['budget']}, against the best simple baseline: {_said(simple)}")
+        lines.append(f"  beside it: {_said(simple['alone'])}")
+    shelf = verdict["against_off_the_shelf"]
+    if "why" in shelf:
+        lines.append(f"Off-the-shelf weights: {shelf['word']}; {shelf['why']}")
+    else:
+        lines.append(f"At {verdict['budget']}, beside the verdict, against off-the-shelf weights: {_said(shelf)}")
+        lines.append(f"  beside it: {_said(shelf['fine_tuned'])}")
+    return [*lines, *(f"{name} is absent here: {why}" for name, why in absent(report).items())]
 
 
 def render(report: Mapping[str, Any]) -> Group:

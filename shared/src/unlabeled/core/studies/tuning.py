@@ -11,7 +11,7 @@ from unlabeled.core.contracts import RequestError, RunFailed
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import Items, cut
-from unlabeled.core.downstream.finetune import finetune
+from unlabeled.core.downstream.alike import tuned
 from unlabeled.core.evaluation.heads import Scores
 from unlabeled.core.evaluation.labels import UNLABELLED
 from unlabeled.core.evaluation.probe import vote
@@ -19,7 +19,7 @@ from unlabeled.core.measures.confusion import confusion, macro_f1
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.streams import key, rng
 from unlabeled.core.studies.plan import Plan, draw, title
-from unlabeled.core.studies.scoring import Ids, Scorer, of_records, part
+from unlabeled.core.studies.scoring import Ids, Scorer, of_records
 
 
 class Tuner:
@@ -63,11 +63,11 @@ class Tuner:
         """Log-probabilities of the windows of the records `test`, and the record of each."""
         labels = np.where(np.isin(self.trained.record, labelled), self.labels[self.trained.record], UNLABELLED)
         at = of_records(self.tested.record, test)
-        log_p = finetune(
+        log_p = tuned(
             encoder,
             self.trained,
             labels,
-            part(self.tested, at),
+            self.tested.take(at),
             len(self.plan.classes),
             lr=lr,
             steps=self.recipe.study.finetune_steps,

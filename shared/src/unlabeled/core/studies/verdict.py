@@ -7,6 +7,9 @@ At the smallest budget, two questions:
 2. against the best simple baseline: ours joined with the simple features minus the best baseline. Beside it: ours alone.
    The best baseline is picked by its mean score in this very study, which favours the baselines.
 
+Beside the verdict and no part of it: ours minus the off-the-shelf weights with the best mean score frozen, both frozen,
+and both fine-tuned.
+
 Each difference has a 95 % interval over groups and seeds:
 
     paid          the whole interval lies above 0

@@ -22,6 +22,10 @@ from unlabeled.core.contracts.recipe import Recipe, dump, read_recipe, validated
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.loading import Collate
 from unlabeled.core.data.manifest import reader
+from unlabeled.core.downstream.finetune import finetune
+from unlabeled.core.downstream.predict import predict
+from unlabeled.core.downstream.tasks import METRICS
+from unlabeled.core.downstream.write import writers
 from unlabeled.core.pretraining import pretrain
 
 QUICK: dict[str, Any] = {
@@ -64,6 +68,7 @@ class DomainContract:
         """Every name the domain declares leads to something, and it is listed with its methods."""
         targets = [domain.reader, domain.options, *domain.conversions.values(), *domain.views.values()]
         targets += [*domain.encoders.values(), *domain.samples.values(), *domain.verbs.values()]
+        targets += domain.writers.values()
         targets += [card.target for card in (*domain.methods, *domain.baselines)]
         for target in [t for t in (*targets, domain.demo) if t]:
             assert callable(load(target)), target
@@ -126,6 +131,22 @@ class DomainContract:
                 with pytest.raises(Incompatible, match=word) as caught:
                     Corpus.open(domain, quick.data, specs={**corpus.specs, name: wrong})
                 assert "\n" not in str(caught.value)
+
+    def test_a_model_is_tuned_and_predicts(self, domain: Domain, quick: Recipe, folder: Path, tmp_path: Path) -> None:
+        """Three steps on labels by turns, and a class with probabilities for every record, in every format."""
+        (tmp_path / "r.yaml").write_text(dump(quick))
+        keys = [row.key for row in Corpus.open(domain, quick.data).rows]
+        lines = [f"{key},{'even' if i % 2 == 0 else 'odd'}" for i, key in enumerate(keys)]
+        (tmp_path / "labels.csv").write_text("\n".join(["key,label", *lines]) + "\n")
+        settings: dict[str, Any] = {"steps": 3, "batch_size": 4, "accelerator": "cpu"}
+        model = finetune(tmp_path / "r.yaml", folder, tmp_path / "labels.csv", "classify", tmp_path / "m", **settings)
+        found = predict(model, folder, tmp_path / "p", formats=list(writers(domain)))
+        assert [r.key for r in found.records] == keys
+        for record in found.records:
+            assert record.probabilities is not None and sum(record.probabilities.values()) == pytest.approx(1, abs=1e-9)
+            assert record.prediction == max(record.probabilities, key=lambda name: (record.probabilities or {})[name])
+        for head in domain.heads:
+            assert head.metric in METRICS[head.kind], head.name
 
     def test_shipped_recipes_are_valid_and_complete(self, domain: Domain) -> None:
         """Every shipped recipe names parts that exist, and comes back unchanged from being written with its comments."""

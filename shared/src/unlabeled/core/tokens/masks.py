@@ -7,9 +7,11 @@ waits for the device: shorter rows have entries that their `*_valid` marks False
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.core.contracts.batch import Moves
@@ -32,7 +34,7 @@ def kept(tokens: int, ratio: float) -> int:
 
 def random_mask(valid: Tensor, ratio: float, noise: Tensor) -> Mask:
     """Keeps the valid tokens with the lowest noise. valid (B, L) bool, noise (B, L) uniform."""
-    return _keep_lowest(noise, valid, ratio)
+    return keep_lowest(noise, valid, ratio)
 
 
 def block_mask(valid: Tensor, ratio: float, noise: Tensor, position: Tensor, blocks: int = 1) -> Mask:
@@ -50,10 +52,32 @@ def block_mask(valid: Tensor, ratio: float, noise: Tensor, position: Tensor, blo
     step = 1 / (1 + position.shape[-1] * valid.shape[1])
     distance = offset.amax(-1) + step * offset.sum(-1)
     distance = distance.masked_fill(~valid.gather(1, first)[:, None], torch.inf).amin(-1)
-    return _keep_lowest(-(distance + 0.5 * step * noise), valid, ratio)
+    return keep_lowest(-(distance + 0.5 * step * noise), valid, ratio)
 
 
-def _keep_lowest(score: Tensor, valid: Tensor, ratio: float) -> Mask:
+def inverse_block_mask(
+    valid: Tensor, ratio: float, noise: Tensor, grid: Sequence[int], length: int = 3, adjust: float = 0.07
+) -> Mask:
+    """Keeps cubes of `length` tokens and hides what is between them (Baevski et al. 2022, data2vec 2.0, section 3.2).
+
+    valid (B, L) bool, noise (B, 2, L) uniform, grid the tokens along each of 1 to 3 axes, L in all, in raster order. The
+    middles of n * (1 - ratio + adjust) / length^d cubes are random valid tokens; the grid's border cuts cubes. Where the
+    cubes hold more or fewer tokens than are to be kept, random ones of theirs are hidden, or of the others kept.
+    `length` is odd.
+    """
+    pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(grid)]
+    share = (1 - ratio + adjust) / length ** len(grid)
+    most = max(1, int(valid.shape[1] * share))
+    first = noise[:, 0].masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)[:, :most]
+    count = (valid.sum(1, keepdim=True).to(torch.float64) * share).long().clamp_min(1)
+    is_cube = torch.arange(most, device=valid.device) < count
+    middles = torch.zeros_like(noise[:, 0]).scatter(1, first, is_cube.to(noise.dtype))
+    inside = pool(middles.reshape(-1, 1, *grid), length, stride=1, padding=length // 2).flatten(1)
+    return keep_lowest(noise[:, 1].to(torch.float64) + (1 - inside), valid, ratio)
+
+
+def keep_lowest(score: Tensor, valid: Tensor, ratio: float) -> Mask:
+    """The mask that keeps the valid tokens with the lowest score (B, L)."""
     length = valid.shape[1]
     k = kept(length, ratio)
     order = score.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)

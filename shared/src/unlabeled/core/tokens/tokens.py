@@ -36,6 +36,15 @@ class Tokens(Moves):
             valid=valid,
         )
 
+    def followed_by(self, other: Tokens) -> Tokens:
+        """These tokens and then the other ones of the same rows."""
+        return Tokens(
+            patches=torch.cat([self.patches, other.patches], 1),
+            elements=torch.cat([self.elements, other.elements], 1),
+            coords=torch.cat([self.coords, other.coords], 1),
+            valid=torch.cat([self.valid, other.valid], 1),
+        )
+
     def take(self, index: Tensor, index_valid: Tensor) -> Tokens:
         """The tokens at `index` (B, K), invalid where `index_valid` (B, K) is False."""
         at = index[..., None]

@@ -45,6 +45,10 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
+def step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
 def saved(folder: Path) -> list[Path]:
     """Checkpoints in the folder, newest first."""
     return sorted(folder.glob("step-????????.pt"), reverse=True)
@@ -86,7 +90,7 @@ def read(path: Path) -> State:
     except Exception as error:  # torch raises many types here, none of them of its own
         reason = str(error).partition("\n")[0]
         raise RunFailed(f"{path} is no training state ({reason}); delete it to resume from the one before") from None
-    if not isinstance(state, dict) or state.get("step") != int(path.stem.removeprefix("step-")):
+    if not isinstance(state, dict) or state.get("step") != step_of(path):
         raise RunFailed(f"{path} holds no state of its step; delete it to resume from the one before")
     return state
 

@@ -7,15 +7,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Recipe, Trainer
+from unlabeled.core.launch import leader
 from unlabeled.core.methods.base import Method
 from unlabeled.core.training import checkpoint
+from unlabeled.core.training.compiling import compile_blocks
 from unlabeled.core.training.interrupt import Interrupt
 from unlabeled.core.training.lock import locked
+from unlabeled.core.training.loggers import make_loggers
 from unlabeled.core.training.session import Batches, Progress, Session
 
 
@@ -27,12 +31,14 @@ class FitResult:
     failures      item -> (epoch in which it failed, reason)
     last_loss     of the last step, or None where it is not finite
     resumed_from  the step, or None
+    health        how the run went (see Session.health_summary)
     """
 
     steps: int
     failures: dict[int, tuple[int, str]]
     last_loss: float | None
     resumed_from: int | None
+    health: dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -77,8 +83,9 @@ def fit(
     on_progress(done, max_steps, line) is called every `log_every` steps on rank 0 with the last line of metrics.jsonl
     and "embedding", the last step's (B, D) tensor; what it raises ends the run.
 
-    Raises RequestError (the run exists and `resume` is False, or another process trains in it), RunFailed (non-finite
-    steps, broken checkpoints), TooManyBad (failed items above data.max_bad_fraction, looked at between epochs, at the
+    Raises RequestError (the run exists and `resume` is False, another process trains in it, or the recipe asks for what
+    the method or the machine has not), RunFailed (a health alarm whose action is stop, non-finite steps, broken
+    checkpoints, no memory), TooManyBad (failed items above data.max_bad_fraction, looked at between epochs, at the
     end and on resume).
     """
     kind = device_kind(recipe.trainer)
@@ -91,7 +98,10 @@ def fit(
         state = checkpoint.newest(folder)
         checkpoint.prune(folder, recipe.trainer.keep)
         start = state["step"] if state else 0
-        session = Session(method, loader, recipe, run, state, interrupt, on_progress)
+        loggers = make_loggers(recipe.trainer.loggers, run) if leader() else []
+        session = Session(method, loader, recipe, run, state, interrupt, on_progress, loggers)
+        if recipe.trainer.compile:
+            compile_blocks(method)
         if start >= recipe.max_steps:
             session.begin(torch.device("cpu"))
             session.close()
@@ -107,5 +117,9 @@ def fit(
             raise KeyboardInterrupt
     loss = float(session.loss)
     return FitResult(
-        session.done, session.loader.failures, loss if math.isfinite(loss) else None, start if state else None
+        session.done,
+        session.loader.failures,
+        loss if math.isfinite(loss) else None,
+        start if state else None,
+        session.health_summary(),
     )

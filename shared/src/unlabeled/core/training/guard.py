@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from unlabeled.core import ranks
-from unlabeled.core.contracts import RunFailed
 
 
 def _unlearned(module: nn.Module) -> dict[str, Tensor]:
@@ -24,13 +23,18 @@ class Guard:
     and the hooks have changed: a NaN would stay in running moments, queues and teachers for ever.
 
     counts  (3,) int64 on the device: steps skipped in all, in a row until now, and in the longest row
+    names   of the parameters that got a gradient in the last step
+    norms   (P,) their gradients' norms, on this rank
+    saw     0-d, whether this rank itself met the bad value
     """
 
-    def __init__(
-        self, module: nn.Module, optimiser: torch.optim.Optimizer, max_skipped: int, clip: float | None = None
-    ) -> None:
-        self.module, self.optimiser, self.max_skipped, self.clip = module, optimiser, max_skipped, clip
+    def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer, clip: float | None = None) -> None:
+        self.module, self.optimiser, self.clip = module, optimiser, clip
         self.counts = torch.zeros(3, dtype=torch.int64)
+        self.names: list[str] = []
+        self.norms = torch.zeros(0)
+        self.saw = torch.tensor(False)
+        self._called = {id(p): name for name, p in module.named_parameters()}
         self._held: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -42,8 +46,12 @@ class Guard:
     def judge(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """After backward: (gradient norm before clipping, bad), both 0-d; tells the optimiser."""
         learned = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
-        norm = get_total_norm([p.grad for p in learned]).to(loss.device)
-        bad = ranks.agree(~(loss.isfinite() & norm.isfinite()))
+        self.names = [self._called[id(p)] for p in learned]
+        # one norm per parameter, since a norm that is not finite names the parameter
+        self.norms = torch.stack([n.to(loss.device) for n in torch._foreach_norm([p.grad for p in learned])])
+        norm = torch.linalg.vector_norm(self.norms)
+        self.saw = ~(loss.isfinite() & norm.isfinite())
+        bad = ranks.agree(self.saw)
         if self.clip is not None:
             clip_grads_with_norm_(learned, self.clip, norm)
         self.optimiser.found_inf = bad.float()  # type: ignore[attr-defined]  # read by fused steps
@@ -58,12 +66,3 @@ class Guard:
         for name, t in _unlearned(self.module).items():
             t.copy_(torch.where(bad, self._held[name], t))
         self._held = {}
-
-    def check(self, step: int) -> None:
-        """Look at the counts (waits for the device). Raises RunFailed after too many bad steps in a row."""
-        longest = int(self.counts[2])
-        if longest > self.max_skipped:
-            raise RunFailed(
-                f"{longest} steps in a row up to step {step} had a loss or gradient that is not finite; lower "
-                "optimiser.lr, set optimiser.clip, or look for extreme values in the data with `inspect`"
-            )

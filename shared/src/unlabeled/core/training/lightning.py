@@ -52,6 +52,21 @@ class Driven(pl.LightningModule):
             self.trainer.should_stop = True
 
 
+class Turns:
+    """The session's batches with a length, so that Lightning asks for none ahead: a run that goes back would be handed a
+    batch of the way it left. The length is no number of steps; `advance` says where the run ends.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        return self.session.batches()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without Lightning's greetings, and without a warning that its own use of torch's pytree raises."""
@@ -76,14 +91,15 @@ def drive(session: Session, kind: str) -> None:
         trainer = pl.Trainer(
             accelerator=kind,
             devices=devices,
-            strategy=DDPStrategy(**KEEP_BUFFERS) if devices > 1 else "auto",
-            max_steps=session.recipe.max_steps - session.done,
+            strategy=DDPStrategy(**KEEP_BUFFERS) if devices * options.nodes > 1 else "auto",
+            num_nodes=options.nodes,
+            max_epochs=1,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(Driven(session), session.batches())
-        if devices > 1:
+        trainer.fit(Driven(session), Turns(session))
+        if devices * options.nodes > 1:
             dist.destroy_process_group()  # Lightning leaves a gloo group open, whose threads abort the process at exit

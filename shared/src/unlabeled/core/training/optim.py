@@ -1,4 +1,4 @@
-"""Parameter groups, optimiser, and the learning rate as a pure function of the step."""
+"""Parameter groups, optimiser, and its learning rate and weight decay as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from unlabeled.core.contracts.recipe import Optimiser, Schedule
-from unlabeled.core.schedules import warmup_cosine, wsd
+from unlabeled.core.contracts.recipe import Optimiser, Recipe, Schedule
+from unlabeled.core.schedules import momentum, warmup_cosine, wsd
 
 _TABLE = re.compile(r"token|pos")
 
@@ -27,7 +27,10 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         if p.requires_grad:
             exempt = p.ndim <= 1 or id(p) in tables or _TABLE.search(name.rpartition(".")[2]) is not None
             (free if exempt else decayed).append(p)
-    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0})
+    groups = (
+        {"params": decayed, "weight_decay": weight_decay, "decayed": True},
+        {"params": free, "weight_decay": 0.0, "decayed": False},
+    )
     return [dict(g) for g in groups if g["params"]]
 
 
@@ -43,3 +46,20 @@ def learning_rate(schedule: Schedule, peak: float, step: int, total: int) -> flo
         return warmup_cosine(step, total, schedule.warmup, peak)
     decay = schedule.decay if schedule.name == "wsd" else 0
     return wsd(step, total, schedule.warmup, decay, peak)
+
+
+def weight_decay(options: Optimiser, step: int, total: int) -> float:
+    """Weight decay of the 0-based `step`: Caron et al. 2021 (DINO), section 3.2, where it has a final value."""
+    final = options.weight_decay_final
+    return options.weight_decay if final is None else momentum(step, total, options.weight_decay, final)
+
+
+def schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> float:
+    """Set the learning rate and the weight decay of the 0-based `step`; returns the former."""
+    lr = learning_rate(recipe.schedule, recipe.optimiser.lr, step, recipe.max_steps)
+    decay = weight_decay(recipe.optimiser, step, recipe.max_steps)
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+        if group["decayed"]:
+            group["weight_decay"] = decay
+    return lr

@@ -1,0 +1,235 @@
+"""The table and the results file, both from the jobs' files alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from learning import digits, jobs
+from learning.budget import Budget
+from unlabeled.core.contracts.domain import methods
+from unlabeled.core.measures.confusion import confusion
+from unlabeled.core.measures.intervals import RESAMPLES, Interval, difference, interval
+from unlabeled.core.studies.verdict import RULE, word
+
+BLOCK = 10  # test images that a bootstrap draws together: neighbours are of one hand
+LEVEL_RULE = (
+    "level: the 95 % interval of ours minus the peer's covers 0; above, below: it lies above, below 0. "
+    "Not worse than the peer: level or above."
+)
+Confusions = NDArray[np.int64]
+
+
+def confusions(test: digits.Ids, predictions: list[list[str]]) -> Confusions:
+    """(S, D, G, K, K) of predictions by seed and draw; G blocks of neighbouring test images, within one form."""
+    truth = load_digits().target[test].astype(np.int64)
+    predicted = np.array([[[int(c) for c in row] for row in draws] for draws in predictions], np.int64)
+    block = blocks(test)
+    return np.stack(
+        [confusion(truth[block == b], predicted[:, :, block == b], digits.CLASSES) for b in range(block.max() + 1)], 2
+    )
+
+
+def blocks(test: digits.Ids) -> digits.Ids:
+    """The block (T,) of every test image: ten in a row, the last of a form with what is left."""
+    form = digits.form_of(test)
+    own = np.concatenate([np.arange((form == f).sum()) // BLOCK for f in np.unique(form)])
+    return np.unique(np.stack([form, own]), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def results(budget: Budget, names: list[str], out: Path, test: digits.Ids) -> dict[str, Any]:
+    """Everything that follows from the jobs' files."""
+    runs = {n: [json.loads(jobs.file_of(out, n, s).read_text()) for s in jobs.seeds_of(budget, n)] for n in names}
+    failed = {n: [r["failed"] for r in of if "failed" in r] for n, of in runs.items()}
+    return {
+        **stamp(),
+        "versions": {
+            "python": platform.python_version(),
+            **{n: version(n) for n in ("unlabeled-core", "torch", "timm", "scikit-learn", "lightly")},
+        },
+        "data": "real: 1,797 images of handwritten digits, 8 x 8 (scikit-learn's load_digits)",
+        "rules": {"against random weights": RULE.split(" Fixed")[0], "against the peer": LEVEL_RULE},
+        "interval": f"95 %, percentiles of {RESAMPLES} resamples of blocks of {BLOCK} test images and of seeds; draws are "
+        "averaged; differences are paired",
+        "budget": budget.model_dump(mode="json"),
+        "test_images": test.tolist(),
+        "runs": {
+            n: {
+                "encoder": encoder_of(budget, n),
+                "cpu_seconds": [r["cpu_seconds"] for r in of],
+                "loss": [r.get("loss") for r in of],
+                "choices": [r.get("choices") for r in of],
+                "failed": failed[n],
+                "predictions": [] if failed[n] else [r["predictions"] for r in of],
+            }
+            for n, of in runs.items()
+        },
+    }
+
+
+def stamp() -> dict[str, str]:
+    """When, where and of what a result is."""
+    device = f"{os.cpu_count()} CPU cores, {platform.machine().replace('_', '-')}, no GPU"
+    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "device": device, "commit": commit()}
+
+
+def commit() -> str:
+    """The commit of this working tree, with a mark where files differ from it."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    found = git("rev-parse", "HEAD")
+    return f"{found} with changes" if git("status", "--porcelain", "--untracked-files=no") else found
+
+
+def encoder_of(budget: Budget, start: str) -> str:
+    kind, _, name = start.rpartition(" ")
+    return "" if start == jobs.PIXELS else name if kind == jobs.RANDOM else budget.methods[name].encoder
+
+
+def table(found: Mapping[str, Any], watch: Mapping[str, Any] | None = None) -> str:
+    """methods.md, as text."""
+    runs, budget = found["runs"], found["budget"]
+    test = np.array(found["test_images"])
+    made = {n: confusions(test, r["predictions"]) for n, r in runs.items() if r["predictions"]}
+    baselines = [n for n in runs if n == jobs.PIXELS or n.startswith(jobs.RANDOM)]
+    peers = [n for n in runs if n.startswith(jobs.PEER)]
+    ours = [n for n in runs if n not in (*baselines, *peers)]
+    data = budget["data"]
+    lines = [
+        "# What the methods learn",
+        "",
+        "Written by `tools/learn`; do not edit. Good or bad, every method of `unlabeled methods` is here.",
+        "",
+        "## Digits",
+        "",
+        f"{found['data'].capitalize()}. Of the 14 forms they were written on, {data['test_forms']} are the test "
+        f"({len(test)} images) and {len(digits.FORMS) - data['test_forms']} the pool ({digits.IMAGES - len(test)} images). "
+        f"Pretraining sees the pool without labels; then the encoder is frozen, and its pooled features are read by logistic "
+        f"regression on {data['labels_per_class']} labels per class, regularisation chosen within them, "
+        f"{data['draws']} label draws, the same for every row. Macro-F1 on the test images, {len(budget['seeds'])} "
+        f"pretraining seeds.",
+        "",
+        f"Interval: {found['interval']}. {found['rules']['against random weights']}",
+        "",
+        f"{found['date']}, {found['device']}, commit {found['commit']}; "
+        + ", ".join(f"{n} {v}" for n, v in found["versions"].items())
+        + ".",
+        "",
+        "| start | encoder | macro-F1 | minus random weights | | CPU s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for n in (*baselines, *_sorted(ours, made)):
+        run = runs[n]
+        if n not in made:
+            lines.append(f"| {n} | {run['encoder']} | failed: {run['failed'][0]} | | | {_seconds(run)} |")
+            continue
+        gain = "" if n in baselines else _gain(made[n], made[f"{jobs.RANDOM} {run['encoder']}"])
+        lines.append(f"| {n} | {run['encoder']} | {_score(interval(made[n], 0))} | {gain or '|'} | {_seconds(run)} |")
+    lines += [
+        "",
+        "`pixels`: the grey levels themselves. Random: the weights that pretraining of this seed began from, each encoder "
+        "its own. CPU s: mean of a pretraining run, one thread.",
+    ]
+    if peers:
+        lines += [
+            "",
+            f"### Against lightly {found['versions']['lightly']}, at equal budget",
+            "",
+            f"What is equal, and what is not: `benchmarks/learning/README.md`. {found['rules']['against the peer']}",
+            "",
+            "| method | ours | lightly | ours minus lightly | |",
+            "|---|---|---|---|---|",
+        ]
+        for n in peers:
+            name = n.removeprefix(f"{jobs.PEER} ")
+            if n not in made or name not in made:
+                lines.append(f"| {name} | | | failed | |")
+                continue
+            gap = difference(made[name], made[n], 0)
+            scores = " | ".join(_score(interval(made[k], 0)) for k in (name, n))
+            lines.append(f"| {name} | {scores} | {_signed(gap)} | {level(gap)} |")
+    if watch:
+        lines += ["", *_watch(watch)]
+    lines += [
+        "",
+        "## Again",
+        "",
+        "```sh",
+        "tools/learn -o runs/learn --peer lightly           # digits; goes on where it stopped",
+        "tools/learn -o runs/learn --methods mae,simclr     # some of them; prints the table, writes nothing here",
+        "tools/learn -o runs/learn --watch                  # the study of the watch recordings, as `make demo` runs it",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def level(gap: Interval) -> str:
+    return "above" if gap.low > 0 else "below" if gap.high < 0 else "level"
+
+
+def _sorted(names: list[str], made: Mapping[str, Confusions]) -> list[str]:
+    """In the order of `unlabeled methods`: by family and name, never by score."""
+    cards = methods()
+    return sorted(names, key=lambda n: (cards[n].family, n))
+
+
+def _gain(ours: Confusions, random: Confusions) -> str:
+    found = difference(ours, random, 0)
+    return f"{_signed(found)} | {word(found)}"
+
+
+def _score(i: Interval) -> str:
+    return f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
+
+
+def _signed(i: Interval) -> str:
+    return f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}]"
+
+
+def _seconds(run: Mapping[str, Any]) -> str:
+    return "" if run["encoder"] == "" else f"{np.mean(run['cpu_seconds']):.0f}"
+
+
+def _watch(found: Mapping[str, Any]) -> list[str]:
+    """What the committed study says of frozen encoders."""
+    study = found["study"]
+    frozen, random = "ours, frozen", "random weights, frozen"
+    lines = [
+        "## Watch recordings",
+        "",
+        f"{study['data']['what'].capitalize()}; `{found['command']}`, {found['date']}, {found['device']}, commit "
+        f"{found['commit']}. {study['recipe']['method']['name']} frozen, with logistic regression, on people left out; the "
+        f"whole study with its simple baselines: `packages/biosignal/README.md`.",
+        "",
+        "| labels | frozen | random weights | best simple baseline | minus random weights | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for budget in (b["title"] for b in study["budgets"]):
+        gain = next(d for d in study["differences"] if (d["a"], d["b"], d["budget"]) == (frozen, random, budget))
+        simple = study["best_simple"][budget]
+        scores = [_score(_read(study["scores"][s][budget])) for s in (frozen, random, simple)]
+        lines.append(
+            f"| {budget} | {scores[0]} | {scores[1]} | {simple} {scores[2]} | {_signed(_read(gain))} | {gain['word']} |"
+        )
+    return lines
+
+
+def _read(row: Mapping[str, Any]) -> Interval:
+    return Interval(row["mean"], row["low"], row["high"])

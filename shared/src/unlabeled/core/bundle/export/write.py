@@ -1,0 +1,138 @@
+"""Write an export: whole or not at all, and only where it says what the encoder says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unlabeled.core.bundle.card import fed, limits
+from unlabeled.core.bundle.export.whole import Whole
+from unlabeled.core.bundle.fingerprint import fixed_inputs
+from unlabeled.core.bundle.load import load_bundle
+from unlabeled.core.contracts import RequestError, RunFailed, load
+from unlabeled.core.contracts.batch import Dense
+from unlabeled.core.contracts.recipe import nearest
+from unlabeled.core.files import folder_atomic, write_json
+
+HERE = "unlabeled.core.bundle.export"
+FORMATS = {
+    "timm": f"{HERE}.timm:write",
+    "hf": f"{HERE}.hf:write",
+    "onnx": f"{HERE}.onnx:write",
+    "torch": f"{HERE}.torch:write",
+}
+NEEDS = {"hf": ("transformers",), "onnx": ("onnx", "onnxruntime", "onnxscript")}
+TOLERANCE = 1e-4
+LEFT_OUT = (
+    "what the method had beside the encoder (projectors, predictors, teachers); a bundle never holds it",
+    "the normaliser: its constants are in `contract.json` by source, and are applied before the values come in",
+)
+
+
+def export(bundle: str | Path, to: str, out: str | Path, size: Sequence[int] | None = None) -> dict[str, Any]:
+    """Write the encoder of a bundle to the folder `out` in the format `to` (timm, hf, onnx, torch), and its report.
+
+    size: of the images, in cells; only timm needs it, none: what the bundle was trained on.
+
+    Beside the format's own files: `contract.json` (what it may be fed), `fingerprint.safetensors` (a fixed input and
+    what the encoder says to it), `fingerprint.json` (the same, short), `README.md`. What was written is read again and
+    compared on that input. Raises RequestError (no such format, `out` is in use, a library is missing), Incompatible
+    (the format cannot express this encoder), RunFailed (it does not say the same); then nothing is left behind.
+    """
+    out = Path(out)
+    if to not in FORMATS:
+        raise RequestError(f"--to: {nearest(to, list(FORMATS))}")
+    _installed(to)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"{out} is not empty; choose another folder")
+    encoder = load_bundle(bundle)
+    whole = Whole(encoder)
+    with folder_atomic(out) as folder:
+        written = load(FORMATS[to])(whole, folder, None if size is None else tuple(size))
+        dense = fixed(whole, written.shape)
+        given = {"values": dense.values, **({"spacing": dense.spacing} if whole.asks_spacing else {})}
+        with torch.inference_mode():
+            expected = whole(*given.values())[0][:, : written.width]
+        found = written.answer(given)
+        difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+        if not difference <= TOLERANCE:
+            raise RunFailed(
+                f"the {to} export says something else than the bundle (by {difference:.2g}), so nothing was written; "
+                "try another format, and tell us"
+            )
+        report = {
+            "format": to,
+            "difference": difference,
+            "tolerance": TOLERANCE,
+            "left_out": [*LEFT_OUT, *written.left_out],
+            "bundle_sha256": encoder.bundle.about["sha256"],
+        }
+        save_file({**_apart(given), "pooled": expected.contiguous()}, folder / "fingerprint.safetensors")
+        pooled = [[float(f"{v:.7g}") for v in row[:16]] for row in expected.double().tolist()]
+        write_json(folder / "fingerprint.json", {**report, "input": "fingerprint.safetensors", "pooled": pooled})
+        write_json(folder / "contract.json", contract_of(encoder.bundle.about))
+        (folder / "README.md").write_text(card(encoder.bundle.about, report, written.use))
+    return report
+
+
+def _installed(to: str) -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in NEEDS.get(to, ()) if find_spec(name) is None]
+    if missing:
+        raise RequestError(f"--to {to} needs {', '.join(missing)}; pip install 'unlabeled-core[export]'")
+
+
+def fixed(whole: Whole, shape: tuple[int, ...] | None = None) -> Dense:
+    """The input of the fingerprint, on a grid that the encoder cuts without a rest, or of a given shape."""
+    made = fixed_inputs(whole.encoder.specs, shape or whole.shape)[whole.name]
+    assert isinstance(made, Dense)
+    return made
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.contiguous().clone() for name, t in tensors.items()}
+
+
+def contract_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the export may be fed, and where it comes from."""
+    return {
+        "inputs": about["inputs"],
+        "values": "float, (batch, channel, ...grid), already normalised: (value - offset) / scale of the item's source",
+        "domain": about["domain"],
+        "method": about["recipe"]["method"]["name"],
+        "start": about.get("start", {"start": "random"}),
+        "bundle_sha256": about["sha256"],
+    }
+
+
+def card(about: Mapping[str, Any], report: Mapping[str, Any], use: str) -> str:
+    """The model card of an export: the bundle's contract and limits, and how this format is loaded."""
+    return "\n".join(
+        [
+            f"# {about['recipe']['method']['name']} encoder for {about['domain']}, as {report['format']}",
+            "",
+            f"- written from the bundle with SHA-256 {report['bundle_sha256']}",
+            f"- checked: pooled features differ from the bundle's by {report['difference']:.1e} on the fixed input",
+            "",
+            "## Use",
+            "",
+            "```python",
+            use.strip(),
+            "```",
+            "",
+            "## Left out",
+            "",
+            *(f"- {line}" for line in report["left_out"]),
+            "",
+            *fed(about),
+            "",
+            *limits(about),
+            "",
+        ]
+    )

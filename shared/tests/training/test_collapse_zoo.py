@@ -1,0 +1,130 @@
+"""The collapse zoo: methods without what keeps them from collapsing must alarm, and their healthy twins must not.
+
+The limits (the defaults of the recipe's section `health`) were chosen on the seeds 0 to 2. There a broken VICReg or
+LeJEPA was stopped after 110 to 140 steps, its loss at 0.001 to 0.002 of the start (limit 0.005), while that of a healthy
+twin never fell below 0.036 in 1,000 steps (BYOL; the others 0.3); a DINO without centring was stopped after 50 steps
+with one prototype of 32 in use, where a healthy one used 5 at first and more than 30 later (limit 4). The healthy twins'
+lowest spread was 0.33 of the start and their lowest rank 0.47 (limits 0.1). They are tested on the seeds 3 to 5. Nets are
+small and the data are synthetic waves with noise.
+
+Why the loss: a projector can collapse while the encoder below it, which ends in a norm, keeps its spread for long.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unlabeled.core.build import seeded
+from unlabeled.core.contracts import RunFailed
+from unlabeled.core.contracts.recipe import Action, validated
+from unlabeled.core.data.loading import Loader
+from unlabeled.core.data.plans import Uniform
+from unlabeled.core.losses.distillation import regression
+from unlabeled.core.methods.base import Context, Method, weighted
+from unlabeled.core.methods.byol import BYOL
+from unlabeled.core.methods.dino import DINO
+from unlabeled.core.methods.lejepa import LeJEPA
+from unlabeled.core.methods.vicreg import VICReg
+from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing import toys
+from unlabeled.core.testing.method import Grids, noisy
+from unlabeled.core.training import checkpoint
+from unlabeled.core.training.fit import fit
+
+BATCH, ITEMS = 16, 32
+
+
+class BareBYOL(BYOL):
+    """Without predictor and stop-gradient: the student of one view against the student of the other."""
+
+    def step(self, batch: Any, ctx: Context) -> dict[str, Any]:
+        pooled, z1, z2 = self.project(batch)
+        return weighted({"regression": (2.0, regression(z1, z2, batch[0].weight))}, pooled)
+
+
+class UncentredDINO(DINO):
+    """The centre stays where it is, at zero."""
+
+    def recentre(self, mean: torch.Tensor) -> None:
+        pass
+
+
+HEADS = {"projector": (32, 16)}
+CODES = {"prototypes": 32, "projector": (32, 16), "freeze_steps": 0, "warmup_steps": 100}
+HEALTHY: dict[str, tuple[type[Method], Mapping[str, Any]]] = {
+    "byol": (BYOL, {**HEADS, "predictor": 32}),
+    "dino": (DINO, CODES),
+    "vicreg": (VICReg, HEADS),
+    "lejepa": (LeJEPA, {**HEADS, "slices": 32}),
+}
+BROKEN: dict[str, tuple[type[Method], Mapping[str, Any]]] = {
+    "byol": (BareBYOL, HEALTHY["byol"][1]),
+    "dino": (UncentredDINO, CODES),
+    "vicreg": (VICReg, {**HEADS, "variance": 0.0}),
+    "lejepa": (LeJEPA, {**HEALTHY["lejepa"][1], "sigreg": 0.0}),
+}
+CAUSE = {"byol": "loss", "dino": "prototype_use", "vicreg": "loss", "lejepa": "loss"}
+
+
+def run(
+    folder: Path, zoo: Mapping[str, tuple[type[Method], Mapping[str, Any]]], name: str, seed: int, steps: int,
+    actions: Mapping[str, Action] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the health monitor has to say of a run."""
+    kind, options = zoo[name]
+    source = Grids((16,))
+    with seeded(seed, "encoder"):
+        encoder = TokenEncoder(source.specs, TokenEncoder.Options(width=32, depth=1, heads=2, patch=(4,)))
+    with seeded(seed, "method"):
+        method = kind(encoder, source.specs, validated(kind.Options, options, name), noisy)
+    made = toys.recipe(steps, optimiser={"lr": 0.003}, threads=1, save_every=50, log_every=10)
+    health = made.health.model_validate({cause: {"action": action} for cause, action in (actions or {}).items()})
+    made = made.model_copy(update={"batch_size": BATCH, "seed": seed, "health": health})
+    loader = Loader(source, source.specs, Uniform(ITEMS, BATCH), seed=seed)
+    return fit(method, loader, made, folder, resume=False).health
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("seed", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
+def test_a_broken_method_is_stopped_within_300_steps(name: str, seed: int, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"after \d+ steps the (loss|share of prototypes in use) is .* 5 looks"):
+        run(tmp_path, BROKEN, name, seed, 300)
+    # stopped with a checkpoint of the step where it was seen, which holds the alarm
+    state = checkpoint.newest(tmp_path / "checkpoints")
+    assert state is not None and state["step"] < 300
+    (alarm,) = [a for a in state["health"]["alarms"] if a["action"] == "stop"]
+    assert (alarm["cause"], alarm["step"]) == (CAUSE[name], state["step"])
+    assert len(toys.lines(tmp_path)) == state["step"]
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize(
+    ("seed", "steps"), [(3, 300), *(pytest.param(s, 1000, marks=pytest.mark.slow) for s in (3, 4, 5))]
+)
+def test_its_healthy_twin_is_left_alone(name: str, seed: int, steps: int, tmp_path: Path) -> None:
+    health = run(tmp_path, HEALTHY, name, seed, steps)
+    assert health["alarms"] == [] and health["rollbacks"] == []
+    assert health["health"]["spread"] > 0.2 and health["health"]["rank"] > 2
+
+
+def test_a_warning_lets_it_go_on_and_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    quiet: dict[str, Action] = {"loss": "warn"}
+    health = run(tmp_path, BROKEN, "lejepa", 3, 300, quiet)
+    (alarm,) = [a for a in health["alarms"] if a["cause"] == "loss"]
+    assert alarm["action"] == "warn" and caplog.text.count("the task has become trivial") == 1
+    assert len(toys.lines(tmp_path)) == 300
+
+
+def test_it_goes_back_once_and_stops_the_second_time(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="the task has become trivial"):
+        run(tmp_path, BROKEN, "lejepa", 3, 600, {"loss": "roll back"})
+    state = checkpoint.newest(tmp_path / "checkpoints")
+    assert state is not None
+    (back,) = state["rollbacks"]
+    assert back["cause"] == "loss" and back["to"] % 50 == 0
+    # to before the condition first held, which is 5 looks of 10 steps before the alarm
+    assert back["to"] <= back["step"] - 50
+    assert state["skips"] == [(back["to"], back["step"] - back["to"])]
