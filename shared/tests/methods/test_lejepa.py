@@ -72,6 +72,22 @@ def test_equal_views_agree_and_the_middle_learns():
     assert m.step(m.on_batch(TestLeJEPA.batch(), CTX), CTX)["loss"] < 1e-24
 
 
+def test_the_middle_is_taken_in_single_precision():
+    # of projections in bfloat16, whose mean in bfloat16 would be off by 2^-9 of its size, which is large here
+    m = TestLeJEPA.method()
+    torch.nn.init.constant_(m.projector.layers[-1].bias, 100.0)
+    views = [v.with_inputs(x=_single(v.inputs["x"])) for v in m.on_batch(TestLeJEPA.batch(), CTX)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = [m.projector(m.encoder(v.inputs).pooled, v.weight).float() for v in views]
+        found = m.step(views, CTX)["parts"]["invariance"]
+    expected = ((z[0] - z[1]) / 2)[views[0].weight > 0].square().mean()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+def _single(x):
+    return replace(x, values=x.values.float(), spacing=x.spacing.float())
+
+
 def test_slices_are_new_at_every_step():
     m = TestLeJEPA.method().double()
     views = m.on_batch(TestLeJEPA.batch(), CTX)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unlabeled.core.contracts import InputSpec
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.losses.decorrelation import invariance
+from unlabeled.core.losses.rows import present
 from unlabeled.core.losses.sigreg import sigreg, slices
 from unlabeled.core.methods import base
 from unlabeled.core.methods.base import Context, Method, Views, unchanged, weighted
@@ -51,7 +52,8 @@ class LeJEPA(Method):
     def step(self, batch: list[Batch], ctx: Context) -> dict[str, Any]:
         o, weight = self.options, batch[0].weight
         pooled = [self.encoder(view.inputs).pooled for view in batch]
-        z = [self.projector(p, weight) for p in pooled]
+        # in at least fp32 before they are averaged: the loss is in the differences to that average
+        z = [present(self.projector(p, weight), weight)[0] for p in pooled]
         middle = torch.stack(z[: o.global_views]).mean(0)
         directions = slices(ctx.shared("slices"), o.slices, z[0].shape[1], z[0].device)
         return weighted(
