@@ -104,99 +104,98 @@ def encoder_of(budget: Budget, start: str) -> str:
 
 def table(found: Mapping[str, Any], watch: Mapping[str, Any] | None = None) -> str:
     """methods.md, as text."""
-    runs, budget = found["runs"], found["budget"]
     test = np.array(found["test_images"])
-    made = {n: confusions(test, r["predictions"]) for n, r in runs.items() if r["predictions"]}
+    made = {n: confusions(test, r["predictions"]) for n, r in found["runs"].items() if r["predictions"]}
+    parts = [HEAD, _setting(found, len(test)), _scores(found["runs"], made), _against_peer(found, made)]
+    if watch:
+        parts.append(_watch(watch))
+    return "\n\n".join([*(p for p in parts if p), AGAIN]) + "\n"
+
+
+HEAD = """# What the methods learn
+
+Written by `tools/learn`; do not edit. Good or bad, every method of `unlabeled methods` is here.
+
+## Digits"""
+
+AGAIN = """## Again
+
+```sh
+tools/learn -o runs/learn --peer lightly        # digits; goes on where it stopped
+tools/learn -o runs/learn --methods mae,simclr  # some of them; prints the table and writes nothing here
+tools/learn -o runs/learn --watch               # the study of the watch recordings, as `make demo` runs it
+```"""
+
+
+def _setting(found: Mapping[str, Any], tested: int) -> str:
+    data, forms = found["budget"]["data"], len(digits.FORMS)
+    versions = ", ".join(f"{n} {v}" for n, v in found["versions"].items())
+    return f"""{found["data"].capitalize()}. Of the {forms} forms they were written on, {data["test_forms"]} are the test \
+({tested} images) and {forms - data["test_forms"]} the pool ({digits.IMAGES - tested} images). Pretraining sees the pool without \
+labels; then the encoder is frozen, and logistic regression reads its pooled features, on {data["labels_per_class"]} labels per class, \
+its regularisation chosen within them; {data["draws"]} label draws, the same for every row; {len(found["budget"]["seeds"])} pretraining \
+seeds. Macro-F1 on the test images.
+
+Interval: {found["interval"]}. {found["rules"]["against random weights"]}
+
+{found["date"]}, {found["device"]}, commit {found["commit"]}; {versions}."""
+
+
+def _scores(runs: Mapping[str, Any], made: Mapping[str, Confusions]) -> str:
     baselines = [n for n in runs if n == jobs.PIXELS or n.startswith(jobs.RANDOM)]
-    peers = [n for n in runs if n.startswith(jobs.PEER)]
-    ours = [n for n in runs if n not in (*baselines, *peers)]
-    data = budget["data"]
     lines = [
-        "# What the methods learn",
-        "",
-        "Written by `tools/learn`; do not edit. Good or bad, every method of `unlabeled methods` is here.",
-        "",
-        "## Digits",
-        "",
-        f"{found['data'].capitalize()}. Of the 14 forms they were written on, {data['test_forms']} are the test "
-        f"({len(test)} images) and {len(digits.FORMS) - data['test_forms']} the pool ({digits.IMAGES - len(test)} images). "
-        f"Pretraining sees the pool without labels; then the encoder is frozen, and its pooled features are read by logistic "
-        f"regression on {data['labels_per_class']} labels per class, regularisation chosen within them, "
-        f"{data['draws']} label draws, the same for every row. Macro-F1 on the test images, {len(budget['seeds'])} "
-        f"pretraining seeds.",
-        "",
-        f"Interval: {found['interval']}. {found['rules']['against random weights']}",
-        "",
-        f"{found['date']}, {found['device']}, commit {found['commit']}; "
-        + ", ".join(f"{n} {v}" for n, v in found["versions"].items())
-        + ".",
-        "",
-        "| start | encoder | macro-F1 | minus random weights | | CPU s |",
-        "|---|---|---|---|---|---|",
+        "| start | encoder | macro-F1 | minus random weights | | minus pixels | CPU s |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for n in (*baselines, *_sorted(ours, made)):
+    for n in (*baselines, *_ours(runs)):
         run = runs[n]
         if n not in made:
-            lines.append(f"| {n} | {run['encoder']} | failed: {run['failed'][0]} | | | {_seconds(run)} |")
+            lines.append(f"| {n} | {run['encoder']} | failed: {run['failed'][0]} | | | | {_seconds(run)} |")
             continue
-        gain = "" if n in baselines else _gain(made[n], made[f"{jobs.RANDOM} {run['encoder']}"])
-        lines.append(f"| {n} | {run['encoder']} | {_score(interval(made[n], 0))} | {gain or '|'} | {_seconds(run)} |")
-    lines += [
+        gain = "|" if n in baselines else _gain(made[n], made[f"{jobs.RANDOM} {run['encoder']}"])
+        plain = "" if n == jobs.PIXELS else _signed(difference(made[n], made[jobs.PIXELS], 0))
+        cells = [n, run["encoder"], str(interval(made[n], 0)), gain, plain, _seconds(run)]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = """
+`pixels`: the grey levels themselves, without any encoder. Random: the weights that pretraining of this seed began from, each
+encoder its own. CPU s: mean of a pretraining run, one thread, on a shared machine."""
+    return "\n".join([*lines, note])
+
+
+def _against_peer(found: Mapping[str, Any], made: Mapping[str, Confusions]) -> str:
+    peers = [n for n in found["runs"] if n.startswith(jobs.PEER)]
+    lines = [
+        f"### Against lightly {found['versions']['lightly']}, at equal budget",
         "",
-        "`pixels`: the grey levels themselves. Random: the weights that pretraining of this seed began from, each encoder "
-        "its own. CPU s: mean of a pretraining run, one thread.",
+        f"What is equal and what is not: `benchmarks/learning/README.md`. {found['rules']['against the peer']}",
+        "",
+        "| method | ours | lightly | ours minus lightly | |",
+        "|---|---|---|---|---|",
     ]
-    if peers:
-        lines += [
-            "",
-            f"### Against lightly {found['versions']['lightly']}, at equal budget",
-            "",
-            f"What is equal, and what is not: `benchmarks/learning/README.md`. {found['rules']['against the peer']}",
-            "",
-            "| method | ours | lightly | ours minus lightly | |",
-            "|---|---|---|---|---|",
-        ]
-        for n in peers:
-            name = n.removeprefix(f"{jobs.PEER} ")
-            if n not in made or name not in made:
-                lines.append(f"| {name} | | | failed | |")
-                continue
+    for n in peers:
+        name = n.removeprefix(f"{jobs.PEER} ")
+        if n in made and name in made:
             gap = difference(made[name], made[n], 0)
-            scores = " | ".join(_score(interval(made[k], 0)) for k in (name, n))
-            lines.append(f"| {name} | {scores} | {_signed(gap)} | {level(gap)} |")
-    if watch:
-        lines += ["", *_watch(watch)]
-    lines += [
-        "",
-        "## Again",
-        "",
-        "```sh",
-        "tools/learn -o runs/learn --peer lightly           # digits; goes on where it stopped",
-        "tools/learn -o runs/learn --methods mae,simclr     # some of them; prints the table, writes nothing here",
-        "tools/learn -o runs/learn --watch                  # the study of the watch recordings, as `make demo` runs it",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+            own, theirs = interval(made[name], 0), interval(made[n], 0)
+            lines.append(f"| {name} | {own} | {theirs} | {_signed(gap)} | {level(gap)} |")
+        else:
+            lines.append(f"| {name} | | | a run failed | |")
+    return "\n".join(lines) if peers else ""
 
 
 def level(gap: Interval) -> str:
     return "above" if gap.low > 0 else "below" if gap.high < 0 else "level"
 
 
-def _sorted(names: list[str], made: Mapping[str, Confusions]) -> list[str]:
-    """In the order of `unlabeled methods`: by family and name, never by score."""
+def _ours(runs: Mapping[str, Any]) -> list[str]:
+    """The methods in the order of `unlabeled methods`: by family and name, never by score."""
     cards = methods()
-    return sorted(names, key=lambda n: (cards[n].family, n))
+    return sorted((n for n in runs if n in cards), key=lambda n: (cards[n].family, n))
 
 
 def _gain(ours: Confusions, random: Confusions) -> str:
     found = difference(ours, random, 0)
     return f"{_signed(found)} | {word(found)}"
-
-
-def _score(i: Interval) -> str:
-    return f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
 
 
 def _signed(i: Interval) -> str:
@@ -207,28 +206,26 @@ def _seconds(run: Mapping[str, Any]) -> str:
     return "" if run["encoder"] == "" else f"{np.mean(run['cpu_seconds']):.0f}"
 
 
-def _watch(found: Mapping[str, Any]) -> list[str]:
+def _watch(found: Mapping[str, Any]) -> str:
     """What the committed study says of frozen encoders."""
     study = found["study"]
     frozen, random = "ours, frozen", "random weights, frozen"
     lines = [
         "## Watch recordings",
         "",
-        f"{study['data']['what'].capitalize()}; `{found['command']}`, {found['date']}, {found['device']}, commit "
-        f"{found['commit']}. {study['recipe']['method']['name']} frozen, with logistic regression, on people left out; the "
-        f"whole study with its simple baselines: `packages/biosignal/README.md`.",
+        f"""{study["data"]["what"].capitalize()}; `{found["command"]}`, {found["date"]}, {found["device"]}, commit {found["commit"]}.
+{study["recipe"]["method"]["name"]} frozen, with logistic regression, on people left out; {len(study["seeds"])} pretraining seeds.
+The whole study, with fine-tuning and every simple baseline: `packages/biosignal/README.md`.""",
         "",
-        "| labels | frozen | random weights | best simple baseline | minus random weights | |",
+        "| labels | frozen | random weights | minus random weights | | best simple baseline |",
         "|---|---|---|---|---|---|",
     ]
-    for budget in (b["title"] for b in study["budgets"]):
-        gain = next(d for d in study["differences"] if (d["a"], d["b"], d["budget"]) == (frozen, random, budget))
-        simple = study["best_simple"][budget]
-        scores = [_score(_read(study["scores"][s][budget])) for s in (frozen, random, simple)]
-        lines.append(
-            f"| {budget} | {scores[0]} | {scores[1]} | {simple} {scores[2]} | {_signed(_read(gain))} | {gain['word']} |"
-        )
-    return lines
+    for title in (b["title"] for b in study["budgets"]):
+        gain = next(d for d in study["differences"] if (d["a"], d["b"], d["budget"]) == (frozen, random, title))
+        simple = study["best_simple"][title]
+        ours, control, best = (_read(study["scores"][s][title]) for s in (frozen, random, simple))
+        lines.append(f"| {title} | {ours} | {control} | {_signed(_read(gain))} | {gain['word']} | {simple} {best} |")
+    return "\n".join(lines)
 
 
 def _read(row: Mapping[str, Any]) -> Interval:

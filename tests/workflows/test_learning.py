@@ -212,3 +212,12 @@ def test_the_committed_results_are_whole_and_show_what_the_readme_claims() -> No
         assert difference(made[name], made[f"random {encoder}"], 0).low > 0
     for name in plan.peers:
         assert report.level(difference(made[name], made[f"lightly {name}"], 0)) in ("level", "above")
+
+
+def test_level_with_the_peer_is_a_matter_of_the_interval() -> None:
+    from learning.report import level
+
+    from unlabeled.core.measures.intervals import Interval
+
+    said = [level(Interval(mean, mean - 0.02, mean + 0.02)) for mean in (-0.03, -0.01, 0.01, 0.03)]
+    assert said == ["below", "level", "level", "above"]

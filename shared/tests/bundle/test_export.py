@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -122,6 +123,27 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return out
 
 
+@torch.no_grad()
+def other_sizes(to: str, folder: Path, encoder) -> None:
+    """Three items on a grid of 5, 6 and 7 patches or strides, which is not the one it was traced with."""
+    steps = encoder.patch["scan"] if hasattr(encoder, "patch") else encoder.stride
+    torch.manual_seed(2)
+    values = torch.randn(3, 2, *(n * s for n, s in zip((5, 6, 7), steps, strict=False)))
+    spacing = encoder.input_spec.spacing
+    step = torch.rand(3, len(steps)) + 0.2 if spacing is None else torch.tensor([spacing]).expand(3, -1)
+    whole = Dense(values, torch.ones_like(values[:, :1], dtype=torch.bool), step)
+    given = {"values": values, **({"spacing": step} if spacing is None and hasattr(encoder, "patch") else {})}
+    if to == "torch":
+        pooled, tokens = torch.export.load(folder / "encoder.pt2").module()(*given.values())
+    else:
+        session = onnxruntime.InferenceSession(folder / "encoder.onnx", providers=["CPUExecutionProvider"])
+        found = session.run(["pooled", "tokens"], {k: v.numpy() for k, v in given.items()})
+        pooled, tokens = map(torch.from_numpy, found)
+    ours = encoder({"scan": whole})
+    torch.testing.assert_close(pooled, ours.pooled, rtol=0, atol=1e-4)
+    torch.testing.assert_close(tokens, ours.tokens, rtol=0, atol=1e-4)
+
+
 ALL = [f"{name}{rank}" for rank in (1, 2, 3) for name in ("tokens", "convnet")]
 
 
@@ -156,6 +178,8 @@ def test_every_rank_reloads_alone(to: str, names: list[str], bundles: dict[str, 
         short = json.loads((tmp_path / name / "fingerprint.json").read_text())
         torch.testing.assert_close(torch.tensor(short["pooled"]), given["pooled"][:, :16], rtol=1e-5, atol=1e-6)
         assert ("spacing" in given) == (name == "tokens2")
+        if to != "hf":
+            other_sizes(to, tmp_path / name, encoder)
     alone(to, folders, tmp_path / "home")
 
 

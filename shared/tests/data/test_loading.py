@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlabeled.core.contracts import BadInput, Input, InputSpec, RequestError, Sample
+from unlabeled.core.contracts import BadInput, Constants, Input, InputSpec, Normaliser, RequestError, Sample
 from unlabeled.core.data.loading import Collate, Loader, Missing, share
 from unlabeled.core.data.plans import InOrder, Uniform
 
@@ -127,3 +127,88 @@ def test_packed_and_graph_batches_number_their_tokens_through() -> None:
     assert x.owner.tolist() == [0, 0, 0, 1, 2, 2]
     assert x.valid.tolist() == [True, True, True, False, True, True]
     assert x.edges.tolist() == [[0, 1, 2, 4, 5], [1, 2, 0, 5, 4]]
+
+
+class Counts:
+    """Two channels of integers of one type, the second row shorter and partly invalid; `stored` keeps the integers."""
+
+    def __init__(self, *kinds: type[np.generic]) -> None:
+        self.kinds = kinds
+        constants = {
+            "s": Constants(offset=(100.0, -3.0), scale=(7.0, 0.3)),
+            "t": Constants(offset=(1.0, 2.0), scale=(3.0, 4.0)),
+        }
+        self.normaliser = Normaliser(method="standard", constants=constants)
+        self.spec = InputSpec(channels=("a", "b"), units=("", ""), spacing=(1.0,), normaliser=self.normaliser)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def raw(self, i: int) -> Sample:
+        data = np.arange(2 * (6 - i)).reshape(2, -1).astype(self.kinds[i])
+        valid = None if i == 0 else np.arange(6 - i)[None] != 1
+        x = Input(data, ("a", "b"), ("", ""), unit="s", spacing=(1.0,), valid=valid, source="st"[i % 2])
+        return Sample({"x": x}, key=str(i), group="g", index=i, record=i)
+
+    def stored(self, i: int) -> Sample:
+        sample = self.raw(i)
+        return sample.map(x=self.normaliser.put_off(sample.inputs["x"]))
+
+    def sample(self, i: int) -> Sample:
+        sample = self.raw(i)
+        return sample.map(x=self.normaliser.apply(sample.inputs["x"]))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dtype"),
+    [
+        ((np.uint8, np.uint8), torch.uint8),
+        ((np.int16, np.int16), torch.int16),
+        ((np.uint8, np.int16), torch.float32),  # mixed: normalised on the host
+        ((np.uint16, np.uint16), torch.float32),  # a type that devices hardly know
+        ((np.float32, np.float32), torch.float32),
+    ],
+)
+def test_integers_travel_as_they_are_and_are_normalised_to_the_same(
+    kinds: tuple[type[np.generic], ...], dtype: torch.dtype
+) -> None:
+    source = Counts(*kinds)
+    collate = Collate({"x": source.spec})
+    travels = collate([source.stored(0), Missing(-1), source.stored(1)])
+    x, host = travels.inputs["x"], collate([source.sample(0), Missing(-1), source.sample(1)]).inputs["x"]
+    assert x.values.dtype == dtype and host.values.dtype == torch.float32
+    made = travels.ready().inputs["x"]
+    torch.testing.assert_close(made.values, host.values, rtol=1e-6, atol=1e-6)
+    assert torch.equal(made.valid, host.valid) and made.whole == host.whole
+    assert made.offset is None and made.ready() is made
+    # (0 - 100) / 7 in the first channel of the first item; padding and what is invalid are 0
+    assert (
+        made.values[0, 0, 0] == pytest.approx(-100 / 7)
+        and not made.values[1].any()
+        and not made.values[2, :, [1, 5]].any()
+    )
+    whole = collate([source.stored(0), source.stored(0)])
+    assert whole.inputs["x"].whole and torch.equal(whole.ready().inputs["x"].values[1], host.values[0])
+
+
+def test_the_loader_takes_what_is_stored() -> None:
+    source = Counts(np.uint8, np.uint8)
+    ((_, batch),) = Loader(source, {"x": source.spec}, InOrder(2, 2), seed=0).batches(0, 1)
+    assert batch.inputs["x"].values.dtype == torch.uint8
+
+
+def test_rows_are_cut_into_parts() -> None:
+    source = Counts(np.uint8, np.uint8)
+    batch = Collate({"x": source.spec})([source.stored(0), Missing(-1), source.stored(1)])
+    parts = batch.parts(2)
+    assert [p.index.tolist() for p in parts] == [[0, -1], [1]]
+    joined = torch.cat([p.ready().inputs["x"].values for p in parts])
+    assert torch.equal(joined, batch.ready().inputs["x"].values)
+
+
+def test_a_batch_is_read_again_by_its_step() -> None:
+    made = loader(n=8, batch=4, bad=(5,))
+    whole = list(made.batches(0, 6))
+    for step in (0, 1, 4):
+        again = made.at(step)
+        assert torch.equal(again.index, whole[step][1].index) and torch.equal(again.weight, whole[step][1].weight)

@@ -35,6 +35,8 @@ class Gappy:
         x = Input(np.ones((1, 6), np.float32), ("a",), ("",), unit="s", spacing=(1.0,), valid=valid)
         return Sample({"x": x}, key=str(i), group="g", index=i, record=i)
 
+    stored = record
+
 
 def segment(masks: Any, classes: int = 3) -> Segment:
     cells = Cells(tuple("abc"[:classes]), np.arange(classes), tuple(None if m is None else np.array(m) for m in masks))

@@ -41,7 +41,7 @@ class Mean(Encoder):
 def test_items_keep_their_order_and_failed_ones_are_named() -> None:
     # windows of 4 at 0, 4, 8 of the records 0, 1 and 2; record 1 cannot be read
     items = Items(
-        cast(Any, SimpleNamespace(record=record)),
+        cast(Any, SimpleNamespace(stored=record)),
         record=np.repeat([0, 1, 2], 3),
         start=np.tile([[0], [4], [8]], (3, 1)),
         size=(4,),

@@ -24,6 +24,8 @@ class Input:
     coords  packed and graph: (L, d) position of each token in `unit`.
     edges   graph: (2, E) int64, source row above target row.
     source  the sensor or modality the normaliser's constants belong to.
+    offset, scale  dense, per channel: data are the file's integers and `ready` makes (data - offset) / scale of them;
+            None: data are what they are.
     """
 
     data: NDArray[Any]
@@ -36,6 +38,8 @@ class Input:
     coords: NDArray[np.float64] | None = None
     edges: NDArray[np.int64] | None = None
     source: str = ""
+    offset: tuple[float, ...] | None = None
+    scale: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         width = self.data.shape[0 if self.layout == "dense" else 1]
@@ -61,6 +65,17 @@ class Input:
     def with_(self, **changes: Any) -> Input:
         return replace(self, **changes)
 
+    def ready(self) -> Input:
+        """With float32 data, normalised where that was put off; invalid positions are then 0."""
+        if self.offset is None or self.scale is None:
+            return self
+        per_channel = (-1, *[1] * (self.data.ndim - 1))
+        offset, scale = (np.asarray(c, np.float32).reshape(per_channel) for c in (self.offset, self.scale))
+        data = (self.data.astype(np.float32) - offset) / scale
+        if self.valid is not None:
+            data = np.where(self.valid, data, np.float32(0))
+        return replace(self, data=np.ascontiguousarray(data, np.float32), offset=None, scale=None)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -83,6 +98,12 @@ class Sample:
 
     def with_(self, **changes: Any) -> Sample:
         return replace(self, **changes)
+
+    def ready(self) -> Sample:
+        """With every input normalised."""
+        if all(x.offset is None for x in self.inputs.values()):
+            return self
+        return replace(self, inputs={name: x.ready() for name, x in self.inputs.items()})
 
     def map(self, **inputs: Input) -> Sample:
         """This sample with the named inputs replaced."""

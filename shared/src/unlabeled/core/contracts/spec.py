@@ -35,6 +35,10 @@ class Constants(Frozen):
     scale: tuple[float, ...]
 
 
+# integers that a batch carries to the device as they are
+SMALL = (np.uint8, np.int16)
+
+
 class Normaliser(Frozen):
     """How values are brought to a common range, with the constants of every source they were measured on."""
 
@@ -67,6 +71,18 @@ class Normaliser(Frozen):
             valid = x.valid if x.layout == "dense" else x.valid[:, None]
             data = np.where(valid, data, np.float32(0))
         return x.with_(data=np.ascontiguousarray(data, dtype=np.float32))
+
+    def put_off(self, x: Input) -> Input:
+        """As `apply`, but small integers on a grid stay as they are and carry their constants (`Input.ready` ends it).
+
+        A quarter or half of the memory here, and of what travels to the device, where the arithmetic costs nothing.
+        """
+        if x.layout != "dense" or x.data.dtype not in SMALL:
+            return self.apply(x)
+        self.check(x.source)
+        n = len(x.channels)
+        c = Constants(offset=(0.0,) * n, scale=(1.0,) * n) if self.method == "none" else self.constants[x.source]
+        return x.with_(data=np.ascontiguousarray(x.data), offset=c.offset, scale=c.scale)
 
 
 class Conversion(Frozen):

@@ -97,6 +97,10 @@ class Corpus:
 
     def record(self, i: int) -> Sample:
         """Record i under the contract. Raises BadInput where the file no longer gives it."""
+        return self.stored(i).ready()
+
+    def stored(self, i: int) -> Sample:
+        """The same, with small integers as the file has them (see `Normaliser.put_off`)."""
         if i in self._cache:
             self._cache.move_to_end(i)
             return self._cache[i]
@@ -124,7 +128,7 @@ class Corpus:
         inputs = {}
         for name, spec in self.specs.items():
             x, _ = spec.adapt(sample.inputs[name], row.file)
-            inputs[name] = spec.normaliser.apply(x)
+            inputs[name] = spec.normaliser.put_off(x)
         return sample.with_(inputs=inputs, key=row.key, group=row.group, index=i, record=i)
 
 

@@ -41,8 +41,12 @@ class Items:
 
     def sample(self, i: int) -> Sample:
         """Item i. Raises BadInput where its record can no longer be read."""
+        return self.stored(i).ready()
+
+    def stored(self, i: int) -> Sample:
+        """Item i, with small integers as its file has them: what a batch carries to the device."""
         record = int(self.record[i])
-        sample = self.corpus.record(record)
+        sample = self.corpus.stored(record)
         if self.size is None:
             return sample.with_(index=i, record=record)
         inputs = {name: _cut(x, self.region(i)) for name, x in sample.inputs.items()}

@@ -22,7 +22,10 @@ PADDING = -1
 
 
 class Source(Protocol):
-    """What the loader draws from: `Items`, or anything alike."""
+    """What the loader draws from: `Items`, or anything alike.
+
+    Where it has `stored`, samples come from there: with the file's integers, which `Batch.ready` normalises.
+    """
 
     def __len__(self) -> int: ...
 
@@ -39,13 +42,14 @@ class Missing:
 
 class _Set(Dataset[Any]):
     def __init__(self, source: Source) -> None:
-        self.source = source
+        self.sample = getattr(source, "stored", source.sample)
 
     def __getitem__(self, i: int) -> Sample | Missing:
         if i == PADDING:
             return Missing(PADDING)
         try:
-            return self.source.sample(i)
+            sample: Sample = self.sample(i)
+            return sample
         except BadInput as error:
             return Missing(i, str(error))
 
@@ -171,11 +175,23 @@ class Collate:
 
 
 def dense(spec: InputSpec, inputs: Sequence[Input | None]) -> Dense:
-    """Pad every item at its far end to the largest shape in the batch."""
+    """Pad every item at its far end to the largest shape in the batch.
+
+    Integers stay integers where all items have the same type of them; otherwise all are normalised here.
+    """
+    kinds = {(x.data.dtype, x.offset is None) for x in inputs if x is not None}
+    if len(kinds) > 1:
+        inputs = [x and x.ready() for x in inputs]
     there = [x for x in inputs if x is not None]
     shape = tuple(int(n) for n in np.max([x.shape for x in there], axis=0)) if there else (1,) * spec.rank
     rows = max((x.valid.shape[0] for x in there if x.valid is not None), default=1)
-    values = torch.zeros(len(inputs), spec.width, *shape)
+    integers = bool(there) and there[0].offset is not None
+    values = torch.zeros(
+        len(inputs), spec.width, *shape, dtype=torch.as_tensor(there[0].data[:0]).dtype if integers else torch.float32
+    )
+    offset, scale = (
+        (torch.zeros(len(inputs), spec.width), torch.ones(len(inputs), spec.width)) if integers else (None, None)
+    )
     valid = torch.zeros(len(inputs), rows, *shape, dtype=torch.bool)
     spacing = torch.ones(len(inputs), spec.rank)
     for b, x in enumerate(inputs):
@@ -185,8 +201,10 @@ def dense(spec: InputSpec, inputs: Sequence[Input | None]) -> Dense:
         values[at] = torch.as_tensor(x.data)
         valid[at] = True if x.valid is None else torch.as_tensor(x.valid)
         spacing[b] = torch.tensor(x.spacing)
+        if offset is not None and scale is not None:
+            offset[b], scale[b] = torch.tensor(x.offset), torch.tensor(x.scale)
     whole = len(there) == len(inputs) and all(x.shape == shape and (x.valid is None or x.valid.all()) for x in there)
-    return Dense(values, valid, spacing, whole)
+    return Dense(values, valid, spacing, whole, offset, scale)
 
 
 def tokens(spec: InputSpec, inputs: Sequence[Input | None]) -> Packed:

@@ -93,9 +93,10 @@ def finetune(
         model = data.task.model(copy.deepcopy(encoder)).to(device)
         validation = data.validation(origin.evaluation)
         best, failed = _fit(model, data, validation, chosen, on_progress)
+    score = data.scores(model, validation)
     return save_model(
         out,
-        model,
+        model.cpu(),
         data.task.head,
         {**origin.about(encoder, data), **_seen(encoder, inside)},
         {
@@ -111,7 +112,7 @@ def finetune(
             "key": key_id(project_key()),
             "seen_in_pretraining": _overlap(encoder, left_out),
             "baseline": CONSTANT[data.task.head.kind],
-            "score": data.scores(model, validation),
+            "score": score,
         },
     )
 

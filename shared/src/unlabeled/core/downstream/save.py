@@ -116,7 +116,7 @@ def read_model(path: Path) -> About:
         values = json.loads(file.read_text())
         found = values.get("format")
         if found != 1:
-            raise Incompatible(f"{path} has format {found}, this version reads {FORMAT}; install the version it names")
+            raise Incompatible(f"{path} has format {found}, this version reads 1; install the version it names")
         about = About.model_validate_json(file.read_text())
         assert set(about.sha256) == set(FILES) and about.head.kind in ("classification", "segmentation", "regression")
     except (ValueError, TypeError, AttributeError, AssertionError, RecursionError, ValidationError) as error:

@@ -38,7 +38,7 @@ def embed(encoder: Encoder, items: Items, specs: Mapping[str, InputSpec], batch_
     encoder.eval()
     with torch.inference_mode():
         for _, batch in loader.batches(0, loader.plan.steps(0)):
-            pooled = encoder(batch.to(device).inputs).pooled.float().cpu()
+            pooled = encoder(batch.to(device).ready().inputs).pooled.float().cpu()
             there = batch.weight > 0
             values.append(pooled[there].numpy())
             item.append(batch.index[there].numpy())

@@ -19,7 +19,7 @@ from unlabeled.core.evaluation.look import CHANNELS, Look
 from unlabeled.core.files import without_folders
 from unlabeled.core.report.blocks import Block, Code, Figure, Grid, Items, More, Say, Section, Table
 from unlabeled.core.report.png import data_uri, shades
-from unlabeled.core.report.svg import COLOURS, Axis, Plot, label, legend, trace
+from unlabeled.core.report.svg import COLOURS, Axis, Plot, label, legend, many, trace
 from unlabeled.core.training.curves import Curve
 
 SHORT = 8  # characters of a keyed hash that are shown
@@ -78,7 +78,7 @@ def quarantine(manifest: Manifest) -> list[Block]:
         return [*found, Say("No file was refused.")]
     rows = [(str(number), nameless(r.reason, manifest)) for number, r in bad[:ROWS]]
     more = f"; {len(bad) - ROWS} more are there" if len(bad) > ROWS else ""
-    caption = f"{len(bad)} records in quarantine, by their row in manifest.parquet, which names the files{more}"
+    caption = f"{many(len(bad), 'record')} in quarantine, by their row in manifest.parquet, which names the files{more}"
     return [*found, Table(("row", "why it is not used"), rows, caption)]
 
 
@@ -165,7 +165,7 @@ def _ends(curve: Curve) -> tuple[float, float, float, float]:
     return float(there[0]), float(there.min()), float(there.max()), float(there[-1])
 
 
-def panel(name: str, found: Mapping[str, Curve], style: str = "") -> Markup:
+def panel(name: str, found: Mapping[str, Curve], style: str = "", width: float = 360) -> Markup:
     """Curves over optimiser steps in one panel."""
     steps = np.concatenate([c.steps for c in found.values()])
     values = np.concatenate([c.values for c in found.values()])
@@ -174,7 +174,9 @@ def panel(name: str, found: Mapping[str, Curve], style: str = "") -> Markup:
         f"Over {label(steps.max() + 1)} steps; from {label(there.min())} to {label(there.max())}." if len(there) else ""
     )
     axis = Axis.around(values.tolist())
-    plot = Plot(name, about, Axis(float(steps.min()), float(max(steps.max(), steps.min() + 1))), axis, x_title="step")
+    plot = Plot(
+        name, about, Axis(float(steps.min()), float(max(steps.max(), steps.min() + 1))), axis, width, x_title="step"
+    )
     plot.axes()
     for number, curve in enumerate(found.values()):
         plot.line(curve.steps.tolist(), curve.values.tolist(), number, style)

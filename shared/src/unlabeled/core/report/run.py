@@ -26,7 +26,7 @@ from unlabeled.core.report.facts import (
     short,
     undone,
 )
-from unlabeled.core.report.svg import label
+from unlabeled.core.report.svg import label, many
 from unlabeled.core.training.curves import curves
 from unlabeled.core.training.log import read as read_lines
 
@@ -70,14 +70,14 @@ def _lead(
     else:
         data = about["data"]
         texts.append(
-            f"{steps} steps of {recipe['batch_size']} items, drawn from {data['items']} items of {data['records']} records "
-            f"of {len(about['groups'])} groups. No label was used."
+            f"{many(steps, 'step')} of {recipe['batch_size']} items, drawn from {many(data['items'], 'item')} of "
+            f"{many(data['records'], 'record')} of {many(len(about['groups']), 'group')}. No label was used."
         )
     if lines:
         first, last = _tenths(lines)
         texts.append(
             f"The loss went from {_said(first)} to {_said(last)} (means of the first and last tenth); "
-            f"{skipped or 'no'} step{'' if skipped == 1 else 's'} {'was' if skipped == 1 else 'were'} skipped as not finite."
+            f"{many(skipped, 'step') if skipped else 'no step'} skipped as not finite."
         )
     blocks: list[Block] = [Say(" ".join(texts)), *_health(summary)]
     quiet = "A loss that falls says that the method works, not that the encoder is worth having: that is for a study to say."
@@ -127,8 +127,8 @@ def _data(run: Path, recipe: Mapping[str, Any]) -> Section:
     splits = pq.read_table(file).to_pylist()
     count = Counter(row["split"] for row in splits)
     held = [short(row["group"]) for row in splits if row["split"] == "held out"]
-    text = f"{len(manifest.ok)} records of {count['pretrain']} groups were trained on"
-    text += f"; {len(held)} groups were held out: {', '.join(held)}." if held else "; no group was held out."
+    text = f"Trained on: {many(len(manifest.ok), 'record')} of {many(count['pretrain'], 'group')}"
+    text += f"; held out: {many(len(held), 'group')} ({', '.join(held)})." if held else "; no group was held out."
     shown = More("Records by group, as the first characters of keyed hashes", [records(manifest)])
     return Section("Data and splits", [Say(text), *quarantine(manifest), shown])
 

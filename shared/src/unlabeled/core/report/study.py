@@ -24,7 +24,7 @@ from unlabeled.core.report.facts import (
     title,
     undone,
 )
-from unlabeled.core.report.svg import Axis, Plot, label, legend
+from unlabeled.core.report.svg import Axis, Plot, label, legend, many
 from unlabeled.core.studies.jobs import FROZEN, OURS, RANDOM, TUNED
 from unlabeled.core.studies.table import absent, sentences
 from unlabeled.core.training.curves import curves
@@ -74,8 +74,9 @@ def _lead(report: Mapping[str, Any]) -> list[Block]:
     verdict, n = report["verdict"], report["n"]
     what = f"{report['data']['what']}. " if report["data"]["what"] else ""
     about = (
-        f"{what}{n['labelled_records']} labelled records of {n['tested_groups']} groups, {len(n['records_of_class'])} classes; "
-        f"{len(report['folds'])} folds, {len(report['seeds'])} pretraining seeds. At the smallest budget, {verdict['budget']}:"
+        f"{what}{many(n['labelled_records'], 'labelled record')} of {many(n['tested_groups'], 'group')}, "
+        f"{len(n['records_of_class'])} classes; {many(len(report['folds']), 'fold')}, "
+        f"{many(len(report['seeds']), 'pretraining seed')}. At the smallest budget, {verdict['budget']}:"
     )
     cards = [
         _card("Against random weights", verdict["against_random"]),
@@ -121,7 +122,7 @@ def _efficiency(report: Mapping[str, Any]) -> list[Block]:
         for x, row in zip(sizes, rows, strict=True):
             plot.interval(x, row["low"], row["high"], number, shift)
         xs, ys = sizes, [row["mean"] for row in rows]
-        plot.line(xs, ys, number)
+        plot.line(xs, ys, number, shift=shift)
         plot.points(xs, ys, number, 3, shift)
     caption = (
         f"Macro-F1 over records, with 95 % intervals over groups and seeds; budgets: {', '.join(b['title'] for b in budgets)}. "
@@ -211,9 +212,9 @@ def _pretraining(runs: Sequence[Path], report: Mapping[str, Any]) -> list[Block]
     losses = {run.name: curves(read_lines(run / "metrics.jsonl"))["loss"] for run in runs}
     if not losses:
         return [Say("The folders of the pretrainings are not here, so their losses are not drawn.")]
-    picture = panel("Loss of every pretraining", losses, "thin")
+    picture = panel("Loss of every pretraining", losses, "thin", 560)
     rows = [(name, label(c.values[0]), label(c.values[-1])) for name, c in losses.items()]
-    caption = f"{title('loss')} of the {len(runs)} pretrainings, one for each fold and seed; {report['pretraining_seconds']:.0f} s in all."
+    caption = f"{title('loss')} of the {many(len(runs), 'pretraining')}, one for each fold and seed; {report['pretraining_seconds']:.0f} s in all."
     return [
         Figure(picture, caption, True),
         More("The losses in numbers", [Table(("run", "first", "last"), rows, numbers=2)]),
@@ -257,8 +258,8 @@ def _undone(report: Mapping[str, Any]) -> list[str]:
     )
     found = [
         "One metric (macro-F1 over records) and one task; nothing is said of calibration or of other shifts than new groups.",
-        f"{len(report['seeds'])} pretraining seeds: what another seed would change is estimated from these.",
-        f"Fine-tuned starts were scored on {draws} label draw{'' if draws == 1 else 's'} at the smallest budget.",
+        f"{many(len(report['seeds']), 'pretraining seed')}: what another seed would change is estimated from these.",
+        f"Fine-tuned starts were scored on {many(draws, 'label draw')} at the smallest budget.",
         "The simple baseline with the best score of this study was taken, which favours the baselines.",
     ]
     if not report["off_the_shelf"]:

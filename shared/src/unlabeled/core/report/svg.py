@@ -61,6 +61,11 @@ class Axis:
         raise AssertionError
 
 
+def many(n: int, what: str) -> str:
+    """`1 group`, `2 groups`."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def label(value: float) -> str:
     """A number as short as a tick needs it."""
     if value == 0:
@@ -97,12 +102,12 @@ class Plot:
     def py(self, value: float) -> float:
         return self.y.at(value, self.height - self.bottom, self.top)
 
-    def line(self, xs: Values, ys: Values, series: int = 0, style: str = "") -> None:
+    def line(self, xs: Values, ys: Values, series: int = 0, style: str = "", shift: float = 0.0) -> None:
         """A line through the points, broken where a value is not finite; a lone point is a dot."""
         runs: list[list[tuple[float, float]]] = [[]]
         for x, y in zip(xs, ys, strict=True):
             if math.isfinite(x) and math.isfinite(y):
-                runs[-1].append((self.px(x), self.py(y)))
+                runs[-1].append((self.px(x) + shift, self.py(y)))
             elif runs[-1]:
                 runs.append([])
         for run in runs:

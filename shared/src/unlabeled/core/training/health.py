@@ -220,8 +220,9 @@ def _measured(rows: list[Tensor]) -> dict[str, float]:
     """`measure` of the finite rows of positive weight, the last column; {} where they are too few."""
     if not rows:
         return {}
-    z, weight = torch.cat(rows).cpu().split([rows[0].shape[1] - 1, 1], 1)
-    z = z[(weight[:, 0] > 0) & z.isfinite().all(1)]
+    both = torch.cat(rows).cpu()
+    z, weight = both[:, :-1], both[:, -1]
+    z = z[(weight > 0) & z.isfinite().all(1)]
     return measure(z) if len(z) >= FEWEST else {}
 
 

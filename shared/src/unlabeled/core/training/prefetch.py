@@ -21,7 +21,7 @@ def prefetched(source: Iterator[tuple[int, Batch]], device: torch.device) -> Ite
     if device.type != "cuda":
         yield from source
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     ahead: deque[tuple[int, Batch]] = deque()
     while True:
         while len(ahead) < DEPTH and (item := next(source, None)) is not None:

@@ -48,7 +48,7 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts within it the floating point operations of matrix products, convolutions and attention, by torch's formulas."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
