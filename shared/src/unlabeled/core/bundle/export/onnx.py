@@ -24,7 +24,7 @@ def write(whole: Whole, folder: Path, size: tuple[int, ...] | None) -> Written:
         made.save(folder / FILE)
 
     def answer(given: Mapping[str, Tensor]) -> Tensor:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
         pooled = session.run(["pooled"], {name: x.numpy() for name, x in given.items()})[0]
