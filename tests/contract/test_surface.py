@@ -25,7 +25,14 @@ SHARED = {
     "export": ["--size", "--to", "-o", "BUNDLE"],
 }
 SURFACE = {
-    "unlabeled": {"domains": ["--json"], "methods": ["--json"], "doctor": ["--json"], "compare": ["--json", "RUNS"], "report": ["RUN"], "export": SHARED["export"]},
+    "unlabeled": {
+        "domains": ["--json"],
+        "methods": ["--json"],
+        "doctor": ["--json"],
+        "compare": ["--json", "RUNS"],
+        "report": ["RUN"],
+        "export": SHARED["export"],
+    },
     "unlabeled-biosignal": {**SHARED, "demo": ["-o"]},
 }
 HEAVY = {"torch", "lightning"}

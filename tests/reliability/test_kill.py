@@ -69,6 +69,7 @@ def assert_exact(run: Path, whole: Path, *, restarts: int) -> None:
     assert lines(run) == lines(whole)
     mine, theirs = (checkpoint.newest(r / "checkpoints") for r in (run, whole))
     assert mine is not None and mine["step"] == STEPS
+    assert json.loads((run / "summary.json").read_text())["steps"] == STEPS
     assert identical(mine, theirs)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
         "step-00000015.pt",
@@ -99,12 +100,12 @@ def whole(request: pytest.FixtureRequest, runner: Runner, tmp_path_factory: pyte
 def test_killed_before_during_and_after_every_file_operation(whole: Path, runner: Runner, tmp_path: Path) -> None:
     operations = (whole.parent / "operations").read_text().splitlines()
     # a save: fsync of the metrics, write, fsync of the temp file, replace, fsync of the folder, unlink of the temp
-    # name (gone by then); and the unlink of the oldest save from the third on
+    # name (gone by then); and the unlink of the oldest save from the third on. At the end the summary, in the same way
     one = ["fsync", "write", "fsync", "replace", "fsync", "unlink"]
-    assert operations == one * 2 + [*one, "unlink"] * 2
+    assert operations == one * 2 + [*one, "unlink"] * 2 + ["fsync", "replace", "fsync", "unlink"]
     cases = [(n, when) for n in range(len(operations)) for when in ("before", "after")]
     cases += [(n, "during") for n, name in enumerate(operations) if name == "write"]
-    assert len(cases) == 2 * 26 + 4
+    assert len(cases) == 2 * 30 + 4
     for n, when in cases:
         run = tmp_path / f"{when}-{n}-{operations[n]}"
         assert runner(run, whole.name, kill=[n, when]) == -9, run.name

@@ -112,7 +112,10 @@ def dom(page: Path, log: Path, *more: str) -> tuple[str, str]:
 def asked(log: Path) -> set[str]:
     """The origins that a page asked something of; what the browser asks on its own account has no origin as initiator."""
     text = log.read_text().rstrip().rstrip(",")
-    events = json.loads(text if text.endswith("]}") else text + "]}")["events"]
+    try:
+        events = json.loads(text)["events"]
+    except json.JSONDecodeError:  # a browser that ends at once leaves the list open
+        events = json.loads(text + "]}")["events"]
     found = [e["params"] for e in events if "initiator" in e.get("params", {})]
     return {"/".join(p["url"].split("/")[:3]) for p in found if p["initiator"] != "not an origin"}
 
@@ -200,7 +203,7 @@ def test_it_tells_nothing_private(kind: str, made: dict[str, Path]) -> None:
     for private in (*SUBJECTS, str(made["data"].parent), "private-folder-of-dr-elm", socket.gethostname()):
         assert private.encode() not in content, private
     # the file that was refused is told by its row, which is in the manifest
-    assert b"in quarantine" in content and b"row 0" in content
+    assert b"in quarantine" in content and re.search(rb"row \d+: there is a header and no row", content)
     if kind == "run":  # the picture's arrays say no more than the page
         for private in (*SUBJECTS, str(made["data"].parent)):
             with np.load(folder / "look.npz") as arrays:

@@ -229,6 +229,23 @@ def test_it_goes_back_at_most_as_often_as_allowed(tmp_path: Path) -> None:
         fit(Always(), loader(), recipe(20, max_skipped=3, rollbacks=2, log_every=6), tmp_path, resume=True)
 
 
+def test_steps_done_again_are_captured_anew(tmp_path: Path) -> None:
+    # the first time the steps 5 to 7 are bad; seen after 9, back to 5; the second time step 6 alone
+    class Twice(Denoiser):
+        calls = 0
+
+        def step(self, batch: Batch, ctx: Context) -> dict[str, Any]:
+            out = super().step(batch, ctx)
+            self.calls += 1
+            bad = ctx.step in ((5, 6, 7) if self.calls <= 9 else (6,))
+            return out | {"loss": out["loss"] * (float("nan") if bad else 1.0)}
+
+    fit(Twice(), loader(), recipe(12, max_skipped=2), tmp_path, resume=False)
+    assert list(captures(tmp_path)) == ["step-00000005.pt", "step-00000006.pt"]
+    # and it is the batch that the run saw then: the plan's batch 10, since 4 were left out
+    assert captures(tmp_path)["step-00000006.pt"]["index"].tolist() == planned(10)
+
+
 def train_row(run: Path) -> dict[str, Any]:
     source = loader()
     result = fit(Bad("loss", ROW), source, recipe(14, max_skipped=2, precision="64"), run, resume=False)

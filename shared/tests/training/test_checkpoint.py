@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from unlabeled.core.contracts import RunFailed
-from unlabeled.core.testing.toys import identical
+from unlabeled.core.testing.toys import Denoiser, identical, loader, recipe
 from unlabeled.core.training import checkpoint
+from unlabeled.core.training.fit import fit
 
 
 def state(step: int) -> checkpoint.State:
@@ -122,3 +123,12 @@ def test_a_failing_write_leaves_the_old_one(folder: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(folder, state(40), keep=2)
     assert names(folder) == ["step-00000020.pt", "step-00000030.pt"]
+
+
+def test_a_checkpoint_of_an_older_version_is_named(tmp_path: Path) -> None:
+    fit(Denoiser(), loader(), recipe(4), tmp_path, resume=False)
+    path = checkpoint.saved(tmp_path / "checkpoints")[0]
+    state = checkpoint.read(path)
+    checkpoint.save(tmp_path / "checkpoints", {k: v for k, v in state.items() if k != "skips"}, keep=1)
+    with pytest.raises(RunFailed, match="older version and lacks skips; go on with that version"):
+        fit(Denoiser(), loader(), recipe(8), tmp_path, resume=True)

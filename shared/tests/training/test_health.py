@@ -64,6 +64,12 @@ def test_every_limit_has_a_field_and_a_row_here() -> None:
     assert set(LIMITS) == set(SHOWN) == set(Health.model_fields) - {"patience"}
 
 
+def test_a_loss_below_zero_is_no_collapse() -> None:
+    # DCL's loss starts above 0 and has no floor
+    m = monitor()
+    assert [feed(m, s, loss=loss) for s, loss in enumerate([1.0, -0.5, -1.0, -2.0, -2.0])] == [[]] * 5
+
+
 @pytest.mark.parametrize("cause", SHOWN)
 def test_an_alarm_needs_its_limit_and_patience(cause: str) -> None:
     well, ill = SHOWN[cause]

@@ -241,17 +241,15 @@ class Trial:
 
 def show(found: dict[str, Any]) -> None:
     """The result as a table."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("start", found["metric"], "95 %", "ours minus it", "95 %")
+    table = Table("start", f"{found['metric']}\n[95 %]", "ours minus it\n[95 %]", box=SIMPLE, padding=(0, 1, 0, 0))
     for name, s in found["scores"].items():
-        gain = (
-            (f"{s['ours_minus']:+.3f}", f"{s['ours_minus_low']:+.3f} to {s['ours_minus_high']:+.3f}")
-            if "ours_minus" in s
-            else ("", "")
-        )
-        table.add_row(name, f"{s['score']:.3f}", f"{s['low']:.3f} to {s['high']:.3f}", *gain)
+        gain = (s["ours_minus"], s["ours_minus_low"], s["ours_minus_high"]) if "ours_minus" in s else None
+        said = "" if gain is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gain)
+        table.add_row(name, f"{s['score']:.3f} [{s['low']:.3f}, {s['high']:.3f}]", said)
     console = Console(highlight=False)
     console.print(table)
     console.print(

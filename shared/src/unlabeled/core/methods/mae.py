@@ -119,10 +119,10 @@ class MAE(Method):
     @staticmethod
     def _image(patches: Tensor, x: Dense, patch: Sequence[int]) -> Tensor:
         shape = x.values.shape[2:]
-        x = unpatchify(patches, grid_of(shape, patch), patch)
-        for axis, n in enumerate(shape, 2):
-            x = x.narrow(axis, 0, n)
-        return x
+        whole = unpatchify(patches, grid_of(shape, patch), patch)
+        for axis, n in enumerate(shape, 2):  # a padded last patch is cut off again
+            whole = whole.narrow(axis, 0, n)
+        return whole
 
     def _loss(self, pred: Tensor, hidden: Tokens, weight: Tensor) -> Tensor:
         target = normalised_patches(hidden.patches, hidden.elements) if self.options.norm_target else hidden.patches

@@ -66,7 +66,8 @@ def nameless(reason: str, manifest: Manifest) -> str:
 # data
 
 
-def quarantine(manifest: Manifest) -> list[Block]:
+def quarantine(manifest: Manifest, where: str = "manifest.parquet") -> list[Block]:
+    """What was mended and what was refused. where: the file that the rows are of."""
     bad = [(number, r) for number, r in enumerate(manifest) if not r.ok]
     flags = Counter(flag for r in manifest.ok for flag in r.flags)
     found: list[Block] = []
@@ -78,7 +79,7 @@ def quarantine(manifest: Manifest) -> list[Block]:
         return [*found, Say("No file was refused.")]
     rows = [(str(number), nameless(r.reason, manifest)) for number, r in bad[:ROWS]]
     more = f"; {len(bad) - ROWS} more are there" if len(bad) > ROWS else ""
-    caption = f"{many(len(bad), 'record')} in quarantine, by their row in manifest.parquet, which names the files{more}"
+    caption = f"{many(len(bad), 'record')} in quarantine, by their row in {where}, which names the files{more}"
     return [*found, Table(("row", "why it is not used"), rows, caption)]
 
 

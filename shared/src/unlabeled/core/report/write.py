@@ -22,8 +22,7 @@ from unlabeled.core.files import without_folders, write_atomic
 from unlabeled.core.launch import leader
 from unlabeled.core.methods.base import Context, Method
 from unlabeled.core.nn.base import Encoder
-from unlabeled.core.report import run as of_run
-from unlabeled.core.report import study as of_study
+from unlabeled.core.report import run_page, study_page
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +34,9 @@ def write(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if (folder / "plan.json").is_file():
-        page = of_study.page(folder)
+        page = study_page.page(folder)
     elif (folder / "recipe.yaml").is_file():
-        page = of_run.page(folder)
+        page = run_page.page(folder)
     else:
         raise RequestError(f"{folder} is no run and no study: it holds neither recipe.yaml nor plan.json")
     write_atomic(folder / "report.html", page.html().encode())

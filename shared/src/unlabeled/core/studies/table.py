@@ -25,7 +25,7 @@ def table(report: Mapping[str, Any]) -> Table:
         caption="macro-F1 [95 % interval over groups and seeds], groups left out, vote per record\n"
         "* on fewer label draws than the others: compare by the differences, which use shared draws",
     )
-    made.add_column("start", no_wrap=True)
+    made.add_column("start", overflow="fold")  # names of off-the-shelf weights may be long
     budgets = [b["title"] for b in report["budgets"]]
     for budget in report["budgets"]:
         made.add_column(f"{budget['title']}\n({_span(budget['records'])} records)", no_wrap=True)

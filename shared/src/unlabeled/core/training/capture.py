@@ -85,6 +85,10 @@ class Captures:
         )
         self._traces.append(trace)
 
+    def forget(self) -> None:
+        """The run has gone back: the steps to come are new ones."""
+        self._traces, self._last = [], -2
+
     def look(self) -> None:
         """Waits for the device; where a step was skipped, all ranks find out which of them met it, and that one writes."""
         traces, self._traces = self._traces, []

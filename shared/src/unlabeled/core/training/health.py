@@ -178,7 +178,8 @@ class Monitor:
         seen, begun = self.values.get(limit.value, math.nan), self.start.get(limit.value, math.nan)
         # a start of nothing sets no scale
         bound = alarm.at * {"start": begun if begun > 0 else math.nan, "reach": self.reach, "one": 1.0}[limit.to]
-        wrong = seen > bound if limit.most else seen < bound  # False where either is unknown
+        # False where either is unknown, and for a loss below 0 (DCL), which has no floor to fall to
+        wrong = seen > bound if limit.most else 0 <= seen < bound
         row = self._row[cause] = self._row.get(cause, 0) + 1 if wrong else 0
         if not wrong:
             self._well[cause] = done

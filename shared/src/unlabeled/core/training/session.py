@@ -116,7 +116,13 @@ class Session:
         self.interrupt.arm()
 
     def _restore(self, state: checkpoint.State) -> None:
-        """Raises RunFailed where the state is of another recipe."""
+        """Raises RunFailed where the state is of another recipe, or of a version that kept less."""
+        lacks = {"skips", "rollbacks", "health", "flops"} - set(state)
+        if lacks:
+            raise RunFailed(
+                f"the checkpoint in {self.run} is of an older version and lacks {', '.join(sorted(lacks))}; go on with that "
+                "version, or start a new run"
+            )
         try:
             self.method.load_state_dict(state["method"])
             self.step.optimiser.load_state_dict(state["optimiser"])
@@ -188,8 +194,12 @@ class Session:
         if self._log:
             self._log.close()
             self._log.finish()
-            if self.meter and self.meter.steps:
-                write_json(self.run / "summary.json", self.summary())
+            path = self.run / "summary.json"
+            if self.meter and (self.meter.steps or not path.exists()):  # a run that was done already keeps its rates
+                made = self.summary()
+                write_json(path, made)
+                if made["advice"]:
+                    log.info("%s", made["advice"])
 
     def health_summary(self) -> dict[str, Any]:
         return {
@@ -305,6 +315,7 @@ class Session:
         self.rollbacks = [*past, {"cause": cause, "step": seen, "to": to, "reason": reason}]
         self.step.guard.counts[1:] = 0  # the row is what the run went back for
         self._epoch = None
+        self._captures.forget()
         if self._log:
             self._log.close()
             self._log = Log(self.run, to, self.recipe.trainer.tensorboard, self.loggers)

@@ -101,7 +101,7 @@ class Meter:
         seconds = max(seconds, 1e-9)
         rate = flops * steps / seconds if flops else None
         return {
-            "samples_per_s": items / seconds,
+            "samples_per_s": items / seconds if items else None,
             "tokens_per_s": tokens / seconds if tokens else None,
             "flops": flops,
             "mfu": rate / self.peak if rate and self.peak else None,
@@ -111,7 +111,8 @@ class Meter:
         """Rates of the whole call, `wait` (share of the time) and `advice`, a sentence or None."""
         seconds = time.perf_counter() - self._begin
         wait = self.waiting / max(seconds, 1e-9)
-        advice = advise(wait, self.thinking / max(self.waiting, 1e-9), self.workers, os.cpu_count() or 1)
+        cores = max(1, (os.cpu_count() or 1) // ranks.world())  # of this process, where all are on one machine
+        advice = advise(wait, self.thinking / max(self.waiting, 1e-9), self.workers, cores)
         return {**self._rates(flops, seconds, *self._counts), "seconds": seconds, "wait": wait, "advice": advice}
 
 

@@ -198,7 +198,7 @@ def _data(report: Mapping[str, Any], runs: Sequence[Path]) -> list[Block]:
     ]
     manifest = manifest_in(runs[0]) if runs else None
     if manifest is not None:
-        blocks += quarantine(manifest)
+        blocks += quarantine(manifest, f"pretraining/{runs[0].name}/manifest.parquet")
     folds = [
         (str(i), str(len(f["train"])), ", ".join(short(g) for g in f["test"])) for i, f in enumerate(report["folds"])
     ]
@@ -214,7 +214,10 @@ def _pretraining(runs: Sequence[Path], report: Mapping[str, Any]) -> list[Block]
         return [Say("The folders of the pretrainings are not here, so their losses are not drawn.")]
     picture = panel("Loss of every pretraining", losses, "thin", 560)
     rows = [(name, label(c.values[0]), label(c.values[-1])) for name, c in losses.items()]
-    caption = f"{title('loss')} of the {many(len(runs), 'pretraining')}, one for each fold and seed; {report['pretraining_seconds']:.0f} s in all."
+    caption = (
+        f"{title('loss')} of the {many(len(runs), 'pretraining')}, one for each fold and seed; "
+        f"{report['pretraining_seconds']:.0f} s in all."
+    )
     return [
         Figure(picture, caption, True),
         More("The losses in numbers", [Table(("run", "first", "last"), rows, numbers=2)]),

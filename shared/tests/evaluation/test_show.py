@@ -1,0 +1,26 @@
+import pytest
+
+from unlabeled.core.evaluation.evaluate import show
+
+
+def test_a_row_of_the_table_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    score = {"score": 0.9, "low": 0.8, "high": 0.95}
+    gain = {"ours_minus": 0.1, "ours_minus_low": -0.05, "ours_minus_high": 0.2}
+    scores = {"ours, linear probe": score, "random weights, linear probe": score | gain}
+    show(
+        {
+            "metric": "macro-F1 over records",
+            "scores": scores,
+            "records": 4,
+            "test_groups": ["a"],
+            "rank": 3.0,
+            "width": 8,
+            "seen_in_pretraining": [],
+        }
+    )
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "ours, linear probe 0.900 [0.800, 0.950]" in lines
+    assert "random weights, linear probe 0.900 [0.800, 0.950] +0.100 [-0.050, +0.200]" in lines
