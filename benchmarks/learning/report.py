@@ -54,6 +54,7 @@ def results(budget: Budget, names: list[str], out: Path, test: digits.Ids) -> di
     failed = {n: [r["failed"] for r in of if "failed" in r] for n, of in runs.items()}
     return {
         **stamp(),
+        "commit": ", ".join(sorted({r["commit"] for of in runs.values() for r in of})),
         "versions": {
             "python": platform.python_version(),
             **{n: version(n) for n in ("unlabeled-core", "torch", "timm", "scikit-learn", "lightly")},

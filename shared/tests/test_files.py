@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unlabeled.core.files import folder_atomic, write_atomic, write_json
+from unlabeled.core.contracts import RequestError
+from unlabeled.core.files import folder_atomic, free, free_file, write_atomic, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
@@ -31,3 +32,27 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
         raise ValueError("stop")
     assert (folder / "x").read_text() == "second"
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_place_that_cannot_be_written_shows_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "empty").mkdir()
+    for fine in (tmp_path / "new", tmp_path / "a" / "b", tmp_path / "empty"):
+        free(fine)
+    free_file(tmp_path / "new.csv")
+    for check, path, says in (
+        (free, tmp_path, "exists; choose another folder"),
+        (free, tmp_path / "file", "exists; choose another folder"),
+        (free, tmp_path / "file" / "m", "file is a file; choose another folder"),
+        (free_file, tmp_path / "file", "exists; choose another name"),
+        (free_file, tmp_path / "empty", "exists; choose another name"),
+        (free_file, tmp_path / "none" / "a.csv", "there is no folder"),
+        (free_file, tmp_path / "file" / "a.csv", "there is no folder"),
+    ):
+        with pytest.raises(RequestError, match=says):
+            check(path)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
+    for check in (free, free_file):
+        with pytest.raises(RequestError, match="is read-only here; choose another place"):
+            check(tmp_path / "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +20,10 @@ import pytest
 import yaml
 
 from unlabeled.core.cli.domain import build
+from unlabeled.core.cli.inspect import show
 from unlabeled.core.cli.shell import run
 from unlabeled.core.contracts.domain import domain
+from unlabeled.core.downstream.options import Finetune
 
 CHANNELS = ("acc_x", "acc_y", "acc_z")
 RATE, SECONDS = 50.0, 12.0
@@ -203,7 +207,94 @@ def test_mistakes_of_the_hand(root: Path, model: Path, tmp_path: Path, capsys: A
     )
     assert "no such file of labels" in refused(capsys, 2, *learn(root, "none", "classify"), "-o", tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("kept")
+    below = tmp_path / "file" / "m"
+    for words in (learn(root, "kinds", "classify"), ("predict", model, root / "data")):
+        said = refused(capsys, 2, *words, "-o", below)
+        assert "file is a file; choose another folder" in said
+        assert "fine-tuning" not in said  # before the work, not after it
+    assert (tmp_path / "file").read_text() == "kept"
     assert "exists; choose another folder" in refused(capsys, 2, "predict", model, root / "data", "-o", model)
+
+
+def test_other_mistakes_of_the_hand(root: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """A file that is there is never replaced, and a request that is refused leaves nothing behind."""
+    kept = tmp_path / "kept.csv"
+    kept.write_text("key,label\n")
+    bundle, data = root / "run/bundle", root / "data"
+    assert "kept.csv exists" in refused(capsys, 2, "embed", bundle, data, "-o", kept)
+    assert "exists; choose another name" in refused(capsys, 2, "embed", bundle, data, "-o", tmp_path)
+    assert "there is no folder" in refused(capsys, 2, "init", data, "-o", tmp_path / "none" / "r.yaml")
+    assert "none holds no run to go on with" in refused(capsys, 2, "pretrain", "--resume", tmp_path / "none")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ("pretrain", root / "recipe.yaml", "-o", tmp_path / "run", "trainer.accelerator=gpu")
+    assert "no CUDA device is visible" in refused(capsys, 2, *words)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.csv"] and kept.read_text() == "key,label\n"
+
+
+def test_another_domains_bundle_is_sent_to_its_own_command(
+    root: Path, model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    theirs = shutil.copytree(model, tmp_path / "theirs")
+    about = json.loads((theirs / "bundle.json").read_text()) | {"domain": "vision"}
+    (theirs / "bundle.json").write_text(json.dumps(about))
+    labels = ("--labels", root / "kinds.csv")
+    for words in (
+        ("evaluate", theirs, root / "data", *labels),
+        ("embed", theirs, root / "data", "-o", tmp_path / "e.parquet"),
+        ("finetune", theirs, root / "data", *labels, "--task", "classify", "-o", tmp_path / "m"),
+        ("predict", theirs, root / "data", "-o", tmp_path / "p"),
+    ):
+        assert "theirs is for vision; use unlabeled-vision" in refused(capsys, 5, *words)
+
+
+def test_an_interrupted_run_says_how_to_go_on(root: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    def stop(recipe: Any, run: Path, on_progress: Any) -> None:
+        run.mkdir()
+        (run / "recipe.yaml").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unlabeled.core.report.pretrain", stop)
+    said = refused(capsys, 130, "pretrain", root / "recipe.yaml", "-o", tmp_path / "run")
+    assert f"go on by pretrain --resume {tmp_path / 'run'}" in said
+
+
+def test_what_the_machine_refuses_is_no_fault_of_the_program(
+    root: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "e"))
+
+    monkeypatch.setattr("unlabeled.core.evaluation.evaluate.embed", full)
+    said = refused(capsys, 2, "embed", root / "run/bundle", root / "data", "-o", tmp_path / "e")
+    assert f"{tmp_path / 'e'}: No space left on device" in said and "fault of the program" not in said
+
+
+def test_help_names_every_setting_and_format(capsys: Any) -> None:
+    assert call("finetune", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for name, field in Finetune.model_fields.items():
+        assert field.description and f"{name}: {field.description.split()[0]}" in said, name
+    assert call("inspect", "--help") == 0
+    assert ".csv, .parquet" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_brackets_in_a_reason_are_shown(capsys: Any) -> None:
+    bad = [{"file": "a[/b].csv", "reason": "acc_x [g] is not [m/s2]"}]
+    show(
+        {
+            "path": ".",
+            "records": 1,
+            "unreadable": bad,
+            "inputs": {},
+            "groups": {"h": 1},
+            "flags": {},
+            "conversions": {},
+            "leaks": [],
+        }
+    )
+    said = capsys.readouterr().out
+    assert "a[/b].csv" in said and "acc_x [g] is not [m/s2]" in said
 
 
 def test_wrong_data(root: Path, model: Path, tmp_path: Path, capsys: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from unlabeled.biosignal import domain
+from unlabeled.biosignal.formats import FORMATS
 from unlabeled.core.build import build_encoder, build_views
 from unlabeled.core.contracts import InputSpec, Normaliser, load
 from unlabeled.core.contracts.domain import domain as installed
@@ -21,6 +22,10 @@ from unlabeled.core.contracts.domain import methods
 from unlabeled.core.contracts.recipe import Recipe, validated
 
 RECIPES = {f.name: f for f in files(domain.recipes).iterdir() if f.name.endswith(".yaml")}
+
+
+def test_the_formats_of_the_help_are_those_of_the_reader() -> None:
+    assert domain.formats == tuple(FORMATS)
 
 
 def test_it_is_installed_and_every_part_loads() -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unlabeled.core.bundle import load_bundle, read_bundle
+from unlabeled.core.bundle import load_bundle, read_bundle, save_bundle
 from unlabeled.core.contracts import Incompatible, RequestError, UnlabeledError
+from unlabeled.core.contracts.recipe import Data, Named, Recipe, Trainer
 from unlabeled.core.files import sha256
 from unlabeled.core.testing.bundles import made, make_bundle, spec
 
@@ -185,6 +186,9 @@ def test_hostile_headers(bundle: Path, content: bytes) -> None:
         (lambda a: a.update(inputs={}), "damaged"),
         (lambda a: a["inputs"].update({"../x": a["inputs"].pop("scan")}), "differs|matched|cannot be built"),
         (lambda a: a.update(recipe={}), "damaged"),
+        (lambda a: a["recipe"]["data"].update(window="wide"), "damaged"),
+        (lambda a: a["recipe"]["evaluation"].update(neighbours=0), "damaged"),
+        (lambda a: a.update(groups=None), "damaged"),
         (lambda a: a.update(fingerprint=[[0.0] * 12] * 2), "the output differs"),
         (lambda a: a.update(fingerprint=[[0.0] * 3]), "the output differs"),
         (lambda a: a.update(fingerprint="none"), "the output differs"),
@@ -204,6 +208,23 @@ def test_json_that_is_none(bundle: Path, text: str) -> None:
 def test_what_is_no_bundle(tmp_path: Path) -> None:
     refused(tmp_path, "holds no bundle.json", RequestError)
     refused(tmp_path / "nowhere", "holds no bundle.json", RequestError)
+
+
+def test_addresses_of_loggers_stay_at_home(bundle: Path, tmp_path: Path) -> None:
+    loggers = (Named(name="mlflow", tracking_uri="http://me:secret@host.example", save_dir="/home/me"),)
+    recipe = Recipe(
+        domain="plain",
+        data=Data(path=tmp_path),
+        method=Named(name="simclr", teacher=str(tmp_path / "theirs")),
+        encoder=Named(name="convnet"),
+        trainer=Trainer(loggers=loggers),
+    )
+    encoder, counts = load_bundle(bundle), {"records": 3, "items": 9, "sha256": "0" * 64}
+    out = save_bundle(tmp_path / "out", encoder, recipe, ["h1"], counts, {})
+    raw = b"".join(f.read_bytes() for f in out.iterdir())
+    assert b"theirs" in raw
+    for word in ("secret", "host.example", "/home/me", str(tmp_path)):
+        assert word.encode() not in raw
 
 
 def test_the_card(tmp_path: Path) -> None:

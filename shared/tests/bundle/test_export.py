@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import unlabeled.core
 from unlabeled.core.bundle import load_bundle
 from unlabeled.core.bundle.export import export
 from unlabeled.core.cli.main import app
@@ -248,6 +249,19 @@ def test_what_lies_beside_an_export(bundles: dict[str, Path], tmp_path: Path) ->
     assert about["sha256"] in card and "AutoModel" in card and "projectors" in card and "step 0.5 mm" in card
 
 
+@pytest.mark.parametrize("to", ["hf", "onnx", "torch"])
+def test_nothing_of_this_machine_is_in_an_export(to: str, bundles: dict[str, Path], tmp_path: Path) -> None:
+    """torch keeps with every operation the files and lines it came from."""
+    export(bundles["convnet1"], to, tmp_path / "out")
+    here = [Path(torch.__file__).parents[1], Path(unlabeled.core.__file__).parents[3], tmp_path, Path.home()]
+    files = [f for f in (tmp_path / "out").rglob("*") if f.is_file()]
+    assert max(f.stat().st_size for f in files) > 5000
+    for file in files:
+        raw = file.read_bytes()
+        assert not [p for p in here if f"{p}/".encode() in raw], file.name
+        assert b"site-packages" not in raw, file.name
+
+
 PACKED = spec(1, layout="packed", spacing=None)
 PLAIN_TOKENS = {"width": 24, "depth": 1, "heads": 2}
 
@@ -280,7 +294,7 @@ def test_requests_that_make_no_sense(bundles: dict[str, Path], tmp_path: Path, m
         export(images_of, "timm", tmp_path / "out", (30, 32))
     with pytest.raises(RequestError, match="a height and a width"):
         export(images_of, "timm", tmp_path / "out", (32,))
-    with pytest.raises(RequestError, match="not empty"):
+    with pytest.raises(RequestError, match="exists; choose another folder"):
         export(images_of, "timm", images_of, (32, 32))
     with pytest.raises(RequestError, match="no bundle"):
         export(tmp_path, "timm", tmp_path / "out", (32, 32))

@@ -410,6 +410,10 @@ def test_files_that_are_broken_or_lie(tmp_path):
     header = tmp_path / "header.safetensors"
     header.write_bytes((2**62).to_bytes(8, "little") + b"{}")
     bomb = packed_again(tmp_path / "w.pt", tmp_path / "bomb.pt")
+    empty = tmp_path / "empty.pt"  # its pickle takes from an empty stack
+    with zipfile.ZipFile(tmp_path / "w.pt") as old, zipfile.ZipFile(empty, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, b"\x80\x02." if entry.filename.endswith("data.pkl") else old.read(entry))
     huge = saved({**good, "patch_embed.proj.weight": torch.zeros(1).expand(10**9, 3, 8, 8)}, tmp_path / "huge.pt")
     nothing = saved({"epoch": 3}, tmp_path / "nothing.pt")
     bare = saved([torch.zeros(3)], tmp_path / "list.pt")
@@ -426,6 +430,7 @@ def test_files_that_are_broken_or_lie(tmp_path):
         (cut_safe, "weights alone"),
         (header, "weights alone"),
         (bomb, "compressed"),
+        (empty, "weights alone"),
         (huge, "claims more values"),
         (nothing, "no named tensors"),
         (bare, "no named tensors"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unlabeled.core import finetune, load_bundle, load_model, predict
+from unlabeled.core import export, finetune, load_bundle, load_model, predict
 from unlabeled.core.contracts import Absent, Incompatible, Leakage, RequestError, RunFailed, TooManyBad
 from unlabeled.core.data.groups import hashed, project_key
 from unlabeled.core.files import sha256
@@ -93,14 +93,21 @@ def test_a_regression_begins_at_the_mean_of_the_training_records(field: Any, bun
     assert "Nothing is known" in (out / "README.md").read_text()
 
 
-def test_splits_are_of_groups_and_what_pretraining_saw_is_named(field: Any, bundle: Path, classifier: Path) -> None:
+def test_splits_are_of_groups_and_what_pretraining_saw_is_named(
+    field: Any, bundle: Path, classifier: Path, tmp_path: Path
+) -> None:
     about = load_model(classifier).about
     train, validation = set(about.groups["train"]), set(about.groups["validation"])
     # 6 groups, a quarter of which is 1.5, rounded to 2
     assert (len(train), len(validation)) == (4, 2) and not train & validation
     assert about.n["train_records"] == 16 and about.n["validation_records"] == 8
     seen = {hashed(name, project_key()) for name in ("s0", "s1")}
-    assert set(about.seen_in_pretraining) == seen & validation
+    # four groups were not seen, so that the score is of two of these
+    assert about.seen_in_pretraining == () and not seen & validation
+    many = finetune(bundle, field.data, field.labels("classes"), "classify", tmp_path / "m", validation=0.8, **QUICK)
+    about_many = load_model(many).about
+    assert len(about_many.groups["validation"]) == 5
+    assert set(about_many.seen_in_pretraining) == seen & set(about_many.groups["validation"]) != set()
     # from now on its training groups are seen too, so that evaluate and finetune know
     assert load_bundle(classifier).bundle.groups == seen | train
 
@@ -144,6 +151,7 @@ def test_starts(field: Any, bundle: Path, tmp_path: Path) -> None:
         bundle, field.data, labels, "classify", tmp_path / "d", start=str(random / "encoder.safetensors"), **settings
     )
     expected = {"start": "file:encoder.safetensors", "sha256": sha256(random / "encoder.safetensors")}
+    assert load_model(weights).about.seen_in_pretraining is None  # a bare file does not say
     assert load_model(weights).about.start == expected == load_bundle(weights).bundle.about["start"]
     assert str(tmp_path).encode() not in (weights / "model.json").read_bytes() + (weights / "bundle.json").read_bytes()
 
@@ -237,6 +245,10 @@ def test_a_model_is_strict_about_its_head(classifier: Path, bundle: Path, tmp_pa
         (out / "model.json").write_text(text)
         with pytest.raises(Incompatible, match=says):
             load_model(out)
+
+
+def test_an_export_says_that_it_has_no_head(classifier: Path, tmp_path: Path) -> None:
+    assert any("head" in line for line in export(classifier, "torch", tmp_path / "out")["left_out"])
 
 
 def test_what_cannot_be_predicted_is_named_and_counted(field: Any, classifier: Path, tmp_path: Path) -> None:

@@ -94,15 +94,17 @@ def test_faults_of_masks_are_one_sentence(tmp_path: Path) -> None:
     np.save(tmp_path / "object.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "several.npz", a=np.array([0, 1]))
     (tmp_path / "rubbish.npy").write_bytes(b"\x93NUM")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04rubbish")
     for lines, says in (
         ("a/1,good.npy\n", r"good.npy has the shape \(2,\) and 'a/1' \(3,\); bring the mask"),
         ("a/2,good.npy\na/2,good.npy\n", r"line 3: 'a/2' has a mask already"),
         ("a/2,\n", r"line 2: no file is named"),
         ("a/2,none.npy\n", r"none.npy is not there"),
         ("a/2,float.npy\n", r"float.npy holds float64; a mask holds integers"),
-        ("a/2,several.npz\n", r"several.npz holds several arrays"),
+        ("a/2,several.npz\n", r"several.npz cannot be read as .npy"),
         ("a/2,object.npy\n", r"object.npy cannot be read as .npy without pickle"),
         ("a/2,rubbish.npy\n", r"rubbish.npy cannot be read as .npy"),
+        ("a/2,zip.npy\n", r"zip.npy cannot be read as .npy"),
         ("c,good.npy\n", r"1 of 1 keys are no record"),
     ):
         with pytest.raises(RequestError, match=says) as caught:

@@ -129,9 +129,11 @@ def test_a_batch_without_a_labelled_cell_costs_nothing() -> None:
     assert float(loss.detach()) == 0.0 and out.grad is not None and not out.grad.any()
 
 
-def labelled(codes: list[int], groups: list[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:
+def labelled(
+    codes: list[int], groups: list[str], share: float, seed: int = 0, seen: str = ""
+) -> tuple[list[str], list[str]]:
     task: Task = Classify(CLASSIFY, Labels(("a", "b"), np.array(codes)))
-    return split(task, np.flatnonzero(task.labelled), groups, share, seed)
+    return split(task, np.flatnonzero(task.labelled), groups, share, seed, seen)
 
 
 def test_a_split_is_of_groups_and_leaves_every_class() -> None:
@@ -146,6 +148,10 @@ def test_a_split_is_of_groups_and_leaves_every_class() -> None:
     assert seen == set("vwxyz")
     assert labelled(codes, groups, 1 / 3, 5) == labelled(codes, groups, 1 / 3, 5)
     assert labelled(codes, groups, 0.0) == (list("uvwxyz"), [])
+    # groups that pretraining saw are left out last, and only as far as the others do not suffice
+    for seed in range(5):
+        assert sorted(labelled(codes, groups, 1 / 3, seed, seen="uwxy")[1]) == ["v", "z"]
+        assert set(labelled(codes, groups, 1 / 2, seed, seen="uwxy")[1]) > {"v", "z"}
     # groups without a label are on neither side
     inside, out = labelled([0, 1, 0, 1, -1, -1], ["a", "a", "b", "b", "c", "c"], 0.5)
     assert sorted([*inside, *out]) == ["a", "b"]

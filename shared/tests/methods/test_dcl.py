@@ -30,8 +30,8 @@ def collapsed(**options):
 def test_collapsed_features_cost_log_of_the_others():
     # 6 items count: each repels both views of 5 others, and the positive, which is no closer, is not among them
     assert math.isclose(collapsed(same_record_negatives=True), math.log(10), abs_tol=1e-12)
-    # records 0, 0, (0), 0, 1, 1, 1, (1): three items each, so that only the 3 of the other record are left
-    assert math.isclose(collapsed(), math.log(6), abs_tol=1e-12)
+    # records 0, 0, (0), (0), 1, 1, 1, 1: two items repel both views of four, and four those of two
+    assert math.isclose(collapsed(), (2 * math.log(8) + 4 * math.log(4)) / 6, abs_tol=1e-12)
 
 
 @pytest.mark.parametrize("sigma", [None, 0.3])

@@ -89,6 +89,26 @@ def test_fewer_stages_have_a_finer_stride():
     assert not any(name.startswith("layer3") for name in encoder.net.state_dict())
 
 
+@pytest.mark.parametrize("model", ["test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_nfnet"])
+@pytest.mark.parametrize("stages", [1, 3, None])
+def test_every_parameter_learns_from_the_features(model, stages):
+    # timm's EfficientNets keep all stages, however few are asked for; DDP stops where a parameter gets no gradient
+    encoder = backbone(model, stages=stages).train()
+    encoder(dense(images(size=64))).pooled.square().sum().backward()
+    assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
+    wanted = timm.create_model(
+        model, features_only=True, in_chans=2, **({} if stages is None else {"out_indices": tuple(range(stages))})
+    ).eval()
+    missing = wanted.load_state_dict(encoder.net.state_dict(), strict=False)
+    assert not missing.unexpected_keys and bool(missing.missing_keys) is (
+        model == "test_efficientnet" and stages is not None
+    )
+    with torch.no_grad():
+        maps = encoder.eval().maps(dense(images(), whole=True))
+        for m, w in zip(maps, wanted(images()), strict=True):
+            torch.testing.assert_close(m.values, w, rtol=1e-5, atol=1e-5)
+
+
 def test_rows_without_a_valid_cell_move_no_statistics():
     # in training: one good image alone, and beside a row of NaN that failed to load
     x = images(dtype=torch.float64)
@@ -127,6 +147,7 @@ def test_a_convnets_maps_are_those_of_its_layers():
         ("test_vit", "the maps of test_vit do not halve; use the token encoder"),
         ("test_maxvit", "test_maxvit cannot be masked"),
         ("test_mambaout", "test_mambaout cannot be masked"),
+        ("hrnet_w18_small", "the last map of hrnet_w18_small does not depend on all of the net; choose another"),
     ],
 )
 def test_what_is_no_convolutional_net_is_refused(model, match):

@@ -1,6 +1,8 @@
-"""The MAE decoder and the heads."""
+"""The predictor and the heads."""
 
+import pytest
 import torch
+from pydantic import ValidationError
 
 from unlabeled.core.nn.base import Features
 from unlabeled.core.nn.heads import ClassificationHead, Projector, SegmentationHead
@@ -19,13 +21,16 @@ def setup():
     return predictor, Features(tokens, torch.ones(1, 3, dtype=torch.bool), tokens.mean(1))
 
 
-def test_everything_holds_the_hidden_predictions():
+def test_hidden_tokens_are_predicted_and_every_parameter_learns():
+    # two hidden tokens, five elements each; what gets no gradient would stop DDP
     predictor, features = setup()
     hidden = {"x": (positions(1, 3), torch.ones(1, 2, dtype=torch.bool))}
-    some = predictor(features, {"x": positions(0, 2, 4)}, hidden)["x"]
-    everything = predictor(features, {"x": positions(0, 2, 4)}, hidden, everything=True)["x"]
-    assert everything.shape == (1, 5, 5)
-    assert torch.equal(everything[:, 3:], some)
+    found = predictor(features, {"x": positions(0, 2, 4)}, hidden)["x"]
+    assert found.shape == (1, 2, 5)
+    found.square().sum().backward()
+    assert all(p.grad is not None and p.grad.norm() > 0 for p in predictor.parameters())
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Predictor.Options(depth=0)
 
 
 def test_predictions_follow_positions():

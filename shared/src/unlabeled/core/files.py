@@ -46,6 +46,30 @@ def outside(data: Path, output: Path) -> None:
         )
 
 
+def free(output: Path) -> None:
+    """Raises RequestError where the folder to write is in use or cannot be made: before the work, not after it."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise RequestError(f"{output} exists; choose another folder")
+    place = next(p for p in output.absolute().parents if p.exists())
+    if not place.is_dir():
+        raise RequestError(f"{output} cannot be made: {place} is a file; choose another folder")
+    _writable(output, place)
+
+
+def free_file(output: Path) -> None:
+    """The same for a file, whose folder must be there."""
+    if output.exists():
+        raise RequestError(f"{output} exists; choose another name with -o")
+    if not output.parent.is_dir():
+        raise RequestError(f"{output}: there is no folder {output.parent}; make it first")
+    _writable(output, output.parent)
+
+
+def _writable(output: Path, place: Path) -> None:
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RequestError(f"{output} cannot be written: {place} is read-only here; choose another place")
+
+
 @contextlib.contextmanager
 def folder_atomic(path: Path) -> Any:
     """A sibling temp folder that becomes `path` when the block ends well, replacing what was there."""

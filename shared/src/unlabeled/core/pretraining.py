@@ -24,11 +24,11 @@ from unlabeled.core.data.groups import codes, distinct, key_id, project_key, shu
 from unlabeled.core.data.items import Items, cut
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.plans import Uniform
-from unlabeled.core.files import outside, write_atomic, write_json
+from unlabeled.core.files import free, outside, write_atomic, write_json
 from unlabeled.core.launch import leader
 from unlabeled.core.methods.base import Method, Taught
 from unlabeled.core.nn.base import Encoder
-from unlabeled.core.training.fit import fit
+from unlabeled.core.training.fit import device_kind, fit
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def _pretrain(
         build_method(recipe, corpus.domain, corpus.specs)
     else:
         method = _method(resolved(recipe, known), corpus)
+    device_kind(recipe.trainer)
     if leader():  # only now, so that a request that is refused leaves no run behind
         _claim(run, recipe, corpus, held_out)
     if stages:
@@ -192,8 +193,7 @@ def _resumes(run: Path, recipe: Recipe) -> bool:
                 f"{run} holds a run of another recipe; choose another folder or resume it with --resume {run}"
             )
         return True
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise RequestError(f"{run} is not empty and no run; choose another folder")
+    free(run)
     return False
 
 

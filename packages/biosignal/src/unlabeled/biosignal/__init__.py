@@ -11,6 +11,7 @@ domain = Domain(
     reader=f"{_HERE}.read:Reader",
     options=f"{_HERE}.options:ReaderOptions",
     axes=("time",),
+    formats=(".csv", ".parquet", ".npz"),
     conversions={"mirror": f"{_HERE}.conversions:mirror"},
     views={name: f"{_HERE}.views:{name}" for name in ("crop", "centre", "rotate", "scale", "jitter")},
     baselines=(

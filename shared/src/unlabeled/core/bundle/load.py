@@ -85,15 +85,16 @@ def read_bundle(path: Path) -> Bundle:
         for part in ("domain", "encoder", "recipe", "groups", "key", "data", "fingerprint", "sha256"):
             about[part]
         about["encoder"]["name"]
-        about["recipe"]["data"], about["recipe"]["evaluation"]
         if not specs:
             raise ValueError("it names no input")
+        found = Bundle(path, about, specs)
+        found.data(path), found.evaluation, found.groups
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
         first = " ".join(str(error).split())[:120]
         raise Incompatible(
             f"{file} is damaged or not a bundle's ({type(error).__name__}: {first}); copy it again"
         ) from None
-    return Bundle(path, about, specs)
+    return found
 
 
 def load_bundle(path: str | Path, may_differ: Sequence[str] = ()) -> Encoder:

@@ -38,7 +38,8 @@ def save_bundle(
     """
     with folder_atomic(path) as temp:
         about = put_encoder(temp, encoder, described(encoder, recipe, groups, data, health, start))
-        (temp / "README.md").write_text(card(about, sum(v.numel() for v in encoder.state_dict().values())))
+        size = sum(v.numel() for v in encoder.state_dict().values())
+        (temp / "README.md").write_text(card(about, size), encoding="utf-8")
     return path
 
 
@@ -51,7 +52,8 @@ def described(
     start: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What `bundle.json` says but for the weights."""
-    settings = recipe.model_dump(mode="json", exclude={"data": {"path", "groups"}, **LOCAL})
+    local: dict[str, Any] = {"data": {"path", "groups"}, "trainer": {"loggers"}, **LOCAL}  # loggers may hold addresses
+    settings = recipe.model_dump(mode="json", exclude=local)
     settings["method"] = {k: _name(v) for k, v in settings["method"].items()}
     return {
         "format": FORMAT,

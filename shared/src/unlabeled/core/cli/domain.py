@@ -12,29 +12,40 @@ import typer
 
 from unlabeled.core.cli.export import add_to as add_export
 from unlabeled.core.cli.shell import make_app, out, progress, run
-from unlabeled.core.contracts import Domain, RequestError
+from unlabeled.core.contracts import Domain, Incompatible, RequestError
 from unlabeled.core.contracts.domain import domain as find
 from unlabeled.core.contracts.recipe import Data, parsed, read_recipe, validated
+from unlabeled.core.downstream.options import Finetune
 from unlabeled.core.launch import leader
 
-FOLDER = typer.Argument(..., help="folder of files, read recursively", show_default=False)
 BUNDLE = typer.Argument(..., help="folder that `pretrain` wrote (RUN/bundle)", show_default=False)
 RECIPE = typer.Argument(..., help="recipe in YAML", show_default=False)
 LABELS = typer.Option(..., "--labels", help="CSV with the columns key and label", show_default=False)
 OPTION = typer.Option([], "--option", "-O", help="option of the reader, as name=value; may be repeated")
 CONVERT = typer.Option([], "--convert", help="also allow this conversion: order, units or rate; may be repeated")
 AS_JSON = typer.Option(False, "--json", help="machine-readable output")
+SETTINGS = "\n\n".join(  # every one a line of the help
+    [
+        "Settings, as key=value:",
+        *(
+            f"{name}: {info.description} ({'none' if info.default in (None, ()) else info.default})"
+            for name, info in Finetune.model_fields.items()
+        ),
+    ]
+)
 SEEN = typer.Option(False, "--allow-seen", help="also test on groups seen in pretraining; the result says so")
 
 
 def build(domain: Domain) -> typer.Typer:
     """The command line of one domain."""
     app = make_app(f"unlabeled-{domain.name}", domain.summary)
+    read = f": {', '.join(domain.formats)}" if domain.formats else ""
+    folder = typer.Argument(..., help=f"folder of files, read recursively{read}", show_default=False)
     known_formats = ", ".join(["parquet", "csv", *domain.writers])
 
     @app.command()
     def inspect(
-        path: Path = FOLDER,
+        path: Path = folder,
         option: list[str] = OPTION,
         max_bad: float = typer.Option(
             0.01, "--max-bad", min=0, max=1, help="share of unreadable records above which the exit code is 3"
@@ -52,7 +63,7 @@ def build(domain: Domain) -> typer.Typer:
 
     @app.command()
     def init(
-        path: Path = FOLDER,
+        path: Path = folder,
         to: Path = typer.Option(Path("recipe.yaml"), "-o", help="recipe to write"),
         method: str = typer.Option("simclr", "--method", help="pretraining method"),
         option: list[str] = OPTION,
@@ -75,25 +86,33 @@ def build(domain: Domain) -> typer.Typer:
             if recipe is not None or to is not None:
                 raise RequestError("--resume RUN takes its recipe from the run; leave the recipe and -o out")
             recipe, to = resume / "recipe.yaml", resume
+            if not recipe.is_file():
+                raise RequestError(f"{resume} holds no run to go on with; begin one by pretrain RECIPE -o {resume}")
         elif recipe is None or to is None:
             raise RequestError("say which recipe and where to: pretrain RECIPE -o RUN, or pretrain --resume RUN")
         elif (to / "recipe.yaml").exists() and leader():
             raise RequestError(f"{to} already holds a run; go on with it by --resume {to}, or choose another folder")
+        read = _recipe(domain, recipe, overrides or [])  # before what takes seconds to import
         from unlabeled.core.report import pretrain as train
 
-        with progress("pretraining") as update:
-            bundle = train(
-                _recipe(domain, recipe, overrides or []),
-                to,
-                lambda done, total, values: update(done, total, _loss(values)),
-            )
+        try:
+            with progress("pretraining") as update:
+                bundle = train(
+                    read,
+                    to,
+                    lambda done, total, values: update(done, total, _loss(values)),
+                )
+        except KeyboardInterrupt:
+            if (to / "recipe.yaml").is_file():
+                raise KeyboardInterrupt(f"interrupted; go on by pretrain --resume {to}") from None
+            raise
         out.print(f"bundle: {bundle}", markup=False)
         out.print(f"report: {to / 'report.html'}", markup=False)
 
     @app.command()
     def evaluate(
         bundle: Path = BUNDLE,
-        path: Path = FOLDER,
+        path: Path = folder,
         labels: Path = LABELS,
         convert: list[str] = CONVERT,
         option: list[str] = OPTION,
@@ -101,6 +120,7 @@ def build(domain: Domain) -> typer.Typer:
         as_json: bool = AS_JSON,
     ) -> None:
         """kNN, linear probe and rank on unseen groups, beside random weights and the field's simple baselines."""
+        _own(domain, bundle)
         from unlabeled.core.evaluation.evaluate import evaluate as score
         from unlabeled.core.evaluation.evaluate import show
 
@@ -110,26 +130,25 @@ def build(domain: Domain) -> typer.Typer:
     @app.command()
     def embed(
         bundle: Path = BUNDLE,
-        path: Path = FOLDER,
+        path: Path = folder,
         to: Path = typer.Option(..., "-o", help="Parquet file to write", show_default=False),
         convert: list[str] = CONVERT,
         option: list[str] = OPTION,
     ) -> None:
         """Write one embedding per item, with its key, as Parquet."""
+        _own(domain, bundle)
         from unlabeled.core.evaluation.evaluate import embed as write
 
         count = write(bundle, path, to, convert=convert, options=_options(option))
         out.print(f"{to}: {count} embeddings", markup=False)
 
-    @app.command()
+    @app.command(epilog=SETTINGS)
     def finetune(
         bundle: Path = typer.Argument(
             ..., help="folder that `pretrain` wrote, or a recipe, to begin without one", show_default=False
         ),
-        path: Path = FOLDER,
-        settings: list[str] = typer.Argument(
-            None, help="how, as key=value: steps, lr, mode, layer_decay, validation, start, ...", show_default=False
-        ),
+        path: Path = folder,
+        settings: list[str] = typer.Argument(None, help="how, as key=value; listed below", show_default=False),
         labels: Path = typer.Option(
             ..., "--labels", help="CSV: key and label, value, file, or start, stop and label", show_default=False
         ),
@@ -142,11 +161,14 @@ def build(domain: Domain) -> typer.Typer:
         as_json: bool = AS_JSON,
     ) -> None:
         """Learn a task from labels and write a model, with its score on groups it was not trained on."""
+        chosen = validated(Finetune, _options(settings or []), "finetune")
+        if bundle.is_file():
+            _recipe(domain, bundle, [])
+        else:
+            _own(domain, bundle)
         from unlabeled.core.downstream.finetune import finetune as learn
-        from unlabeled.core.downstream.options import Finetune
         from unlabeled.core.downstream.save import read_model, show
 
-        chosen = validated(Finetune, _options(settings or []), "finetune")
         with progress("fine-tuning") as update:
             learn(
                 bundle,
@@ -169,11 +191,9 @@ def build(domain: Domain) -> typer.Typer:
     @app.command()
     def predict(
         model: Path = typer.Argument(..., help="folder that `finetune` wrote", show_default=False),
-        path: Path = FOLDER,
+        path: Path = folder,
         to: Path = typer.Option(..., "-o", help="folder to write", show_default=False),
-        formats: list[str] = typer.Option(
-            ["parquet", "csv"], "--format", help=f"{known_formats}; may be repeated"
-        ),
+        formats: list[str] = typer.Option(["parquet", "csv"], "--format", help=f"{known_formats}; may be repeated"),
         max_bad: float | None = typer.Option(
             None,
             "--max-bad",
@@ -186,6 +206,7 @@ def build(domain: Domain) -> typer.Typer:
         option: list[str] = OPTION,
     ) -> None:
         """Write what a model says of every record of a folder."""
+        _own(domain, model)
         from unlabeled.core.downstream.predict import predict as write
 
         with progress("predicting") as update:
@@ -208,11 +229,12 @@ def build(domain: Domain) -> typer.Typer:
         to: Path = typer.Option(..., "-o", help="study folder to write; goes on where it stopped", show_default=False),
     ) -> None:
         """Say whether pretraining pays on this task: few and all labels, against random weights and simple baselines."""
+        read = _recipe(domain, recipe, overrides or [])
         from unlabeled.core.report import study as run_study
         from unlabeled.core.studies import render
 
         with progress("study") as update:
-            found = run_study(_recipe(domain, recipe, overrides or []), to, update)
+            found = run_study(read, to, update)
         out.print(render(found))
         out.print(f"study: {to / 'study.json'}", markup=False)
         out.print(f"report: {to / 'report.html'}", markup=False)
@@ -250,6 +272,16 @@ def _recipe(domain: Domain, path: Path, overrides: Sequence[str]) -> Any:
     if recipe.domain != domain.name:
         raise RequestError(f"{path} is a recipe for {recipe.domain}; use unlabeled-{recipe.domain}")
     return recipe
+
+
+def _own(domain: Domain, bundle: Path) -> None:
+    """Raises Incompatible where a bundle or a model is another domain's; whatever else is wrong shows when it is loaded."""
+    try:
+        found = json.loads((bundle / "bundle.json").read_text())["domain"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if found != domain.name:
+        raise Incompatible(f"{bundle} is for {found}; use unlabeled-{found}")
 
 
 def main(name: str) -> None:

@@ -14,7 +14,7 @@ from unlabeled.core.contracts import Domain, RequestError, TooManyBad
 from unlabeled.core.contracts.recipe import Data, Recipe, dump, nearest, validated
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import cut
-from unlabeled.core.files import write_atomic
+from unlabeled.core.files import free_file, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ def write(domain: Domain, path: Path, to: Path, method: str, options: Mapping[st
 
     Raises RequestError where `to` exists, the method has no recipe, or the folder gives no item.
     """
-    if to.exists():
-        raise RequestError(f"{to} exists; choose another name with -o")
+    free_file(to)
     found = {t["method"]["name"]: t for t in reversed(templates(domain).values())}
     if method not in found:
         raise RequestError(f"--method: {nearest(method, list(found))}")

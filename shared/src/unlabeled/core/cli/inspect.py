@@ -85,4 +85,4 @@ def show(found: dict[str, Any]) -> None:
         table = Table("file", "why it cannot be used")
         for row in bad:
             table.add_row(row["file"], row["reason"])
-        out.print(table)
+        out.print(table, markup=False)  # a file or a reason may hold brackets, as "acc_x [g]"

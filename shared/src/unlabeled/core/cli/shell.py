@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import traceback
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from unlabeled.core.contracts import UnlabeledError
+from unlabeled.core.contracts import RequestError, UnlabeledError
 
 INTERRUPTED = 130
 
@@ -34,6 +35,12 @@ class Guarded(TyperGroup):
         except UnlabeledError as error:
             say(str(error))
             code = error.exit_code
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of the output has gone, as `head` does
+                raise
+            at = f"{error.filename}: " if error.filename else ""
+            say(f"{at}{error.strerror or error}; look at the path, its rights and the space that is left")
+            code = RequestError.exit_code
         except Exception as error:
             if hasattr(error, "exit_code"):  # the parser's own: usage errors and Exit
                 raise

@@ -59,6 +59,7 @@ class Domain:
     heads        downstream tasks, beside the core's classify, segment and regress or in their place
     writers      format -> function (model, predictions, out: Path) that writes predictions into the folder `out`
     demo         what `demo` runs: a function (out: Path) -> None
+    formats      names of what the reader reads, as `.csv`, for the help
     """
 
     name: str
@@ -78,6 +79,7 @@ class Domain:
     samples: dict[str, str] = field(default_factory=dict)
     demo: str = ""
     verbs: dict[str, str] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from unlabeled.core.build import build_views, seeded
-from unlabeled.core.bundle import load_bundle, start_encoder
+from unlabeled.core.bundle import load_bundle, read_bundle, start_encoder
 from unlabeled.core.bundle.save import described
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.domain import domain
@@ -32,7 +32,7 @@ from unlabeled.core.downstream.options import Finetune
 from unlabeled.core.downstream.save import Ends, Score, save_model
 from unlabeled.core.downstream.tasks import METRICS, Task, make_task, split
 from unlabeled.core.evaluation.evaluate import reading, under
-from unlabeled.core.files import outside
+from unlabeled.core.files import free, outside
 from unlabeled.core.measures.intervals import Tally, over_groups, paired
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.training.fit import device_kind
@@ -85,7 +85,7 @@ def finetune(
     items = cut(corpus, origin.evaluation.window, origin.evaluation.stride, corpus.data.min_valid)
     items = items.take(made.usable(items))
     records = np.unique(items.record)
-    inside, left_out = split(made, records, corpus.groups, chosen.validation, chosen.seed)
+    inside, left_out = split(made, records, corpus.groups, chosen.validation, chosen.seed, origin.seen)
     encoder = origin.encoder(inside)
     data = Labelled(made, replace(items, corpus=corpus.normalised(specs=encoder.specs)), inside, left_out)
     device = torch.device(device_kind(Trainer(accelerator=chosen.accelerator)))
@@ -117,12 +117,6 @@ def finetune(
     )
 
 
-def free(out: Path) -> None:
-    """Raises RequestError where the folder to write is already there."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"{out} exists; choose another folder")
-
-
 # what a model begins from
 
 
@@ -131,10 +125,12 @@ class Origin(Protocol):
 
     corpus      of which a recipe's is not normalised before the training groups are known
     evaluation  the windows
+    seen        groups that its weights were pretrained on, as far as our key can name them
     """
 
     corpus: Corpus
     evaluation: Evaluation
+    seen: frozenset[str]
 
     def encoder(self, inside: Sequence[str]) -> Encoder:
         """The encoder to begin from; inside: the training groups."""
@@ -159,6 +155,7 @@ class FromBundle:
         bad = {} if settings.max_bad_fraction is None else {"max_bad_fraction": settings.max_bad_fraction}
         self.corpus = under(self.loaded.bundle, path, convert, options, **bad)
         self.evaluation = _windows(settings, self.loaded.bundle.evaluation, self.corpus)
+        self.seen = _known(settings.start or bundle)
 
     def encoder(self, inside: Sequence[str]) -> Encoder:
         if self.settings.start is None:
@@ -194,6 +191,7 @@ class FromRecipe:
         self.recipe = self.recipe.model_copy(update={"data": data})
         self.corpus = Corpus.open(domain(self.recipe.domain), self.recipe.data)
         self.evaluation = _windows(settings, self.recipe.evaluation, self.corpus)
+        self.seen = _known(settings.start or self.recipe.start)
 
     def encoder(self, inside: Sequence[str]) -> Encoder:
         specs = self.corpus.only(inside).normalised(self.recipe.data.normaliser).specs
@@ -206,6 +204,14 @@ class FromRecipe:
     def about(self, encoder: Encoder, data: Labelled) -> dict[str, Any]:
         counts = {"records": len(data.inside_records), "items": len(data.train), "sha256": self.corpus.fingerprint}
         return described(encoder, self.recipe, (), counts, {}, _begun(encoder))
+
+
+def _known(start: str | Path | None) -> frozenset[str]:
+    """The groups of the bundle in this folder; none where it is no bundle, or under another key."""
+    if start is None or not (Path(start) / "bundle.json").is_file():
+        return frozenset()
+    bundle = read_bundle(Path(start))
+    return bundle.groups if bundle.about["key"] == key_id(project_key()) else frozenset()
 
 
 def _begun(encoder: Encoder) -> dict[str, str]:
@@ -232,9 +238,9 @@ def _seen(encoder: Encoder, inside: Sequence[str]) -> dict[str, Any]:
 
 
 def _overlap(encoder: Encoder, groups: Sequence[str]) -> list[str] | None:
-    """Which of these groups the pretraining saw; None where its groups are hashed with another key."""
+    """Which of these groups the pretraining saw; None where nobody knows: another key, or weights without a bundle."""
     if encoder.bundle is None:
-        return []
+        return [] if encoder.report is None else None
     if encoder.bundle.about["key"] != key_id(project_key()):
         return None
     return [g for g in groups if g in encoder.bundle.groups]

@@ -28,7 +28,11 @@ class Finetune(Strict):
     weight_decay: float = Field(0.05, ge=0, description="not applied to biases, norms and tokens")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
     validation: float = Field(
-        0.25, ge=0, lt=1, description="share of the groups that choose the best step; 0: none, the last step is kept"
+        0.25,
+        ge=0,
+        lt=1,
+        description="share of the groups that choose the best step, first of those that pretraining has not seen; 0: none, "
+        "the last step is kept",
     )
     looks: int = Field(10, ge=1, description="how often the validation groups are looked at")
     window: tuple[float, ...] | None = Field(
@@ -39,5 +43,5 @@ class Finetune(Strict):
     max_bad_fraction: float | None = Field(
         None, ge=0, le=1, description="largest share of unreadable records; none: as the bundle was made"
     )
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    seed: int = 0
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="what it computes on")
+    seed: int = Field(0, description="of the split, the order, the views and the new weights")

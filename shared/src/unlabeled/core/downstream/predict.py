@@ -14,12 +14,12 @@ import torch
 from unlabeled.core.contracts import RequestError, TooManyBad
 from unlabeled.core.contracts.recipe import Evaluation, Trainer, nearest
 from unlabeled.core.data.corpus import Corpus
-from unlabeled.core.downstream.finetune import free, predicted_items
+from unlabeled.core.downstream.finetune import predicted_items
 from unlabeled.core.downstream.infer import Prediction, predictions
 from unlabeled.core.downstream.save import About, load_model
 from unlabeled.core.downstream.write import Predictions, Record, segments, write, writers
 from unlabeled.core.evaluation.evaluate import under
-from unlabeled.core.files import folder_atomic, outside, write_json
+from unlabeled.core.files import folder_atomic, free, outside, write_json
 from unlabeled.core.training.fit import device_kind
 
 log = logging.getLogger(__name__)

@@ -103,7 +103,7 @@ def save_model(path: Path, model: Model, head: Head, bundle: Mapping[str, Any], 
             sha256={name: sha256(temp / name) for name in FILES},
         )
         write_json(temp / "model.json", whole.model_dump(mode="json"))
-        (temp / "README.md").write_text(card(whole, bundle))
+        (temp / "README.md").write_text(card(whole, bundle), encoding="utf-8")
     return path
 
 
@@ -200,7 +200,9 @@ def limits(about: About) -> Sequence[str]:
     """What keeps the score from being the one to expect."""
     lines = ["The step was chosen on these groups too, so the score is the upper side of what to expect on new ones."]
     if about.seen_in_pretraining is None:
-        lines.append("The pretraining has another project key: nobody knows which of the groups it has seen.")
+        lines.append(
+            "The weights it began from have another project key or no bundle: nobody knows which of the groups they saw."
+        )
     elif about.seen_in_pretraining:
         lines.append(
             f"Of these groups, {len(about.seen_in_pretraining)} of {about.n['validation_groups']} were seen in pretraining, "

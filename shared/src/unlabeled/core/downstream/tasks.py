@@ -6,7 +6,7 @@ A task knows the labels of the records of a corpus. R records, N items, K classe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -323,12 +323,18 @@ def make_task(domain: Domain, name: str, labels: Path, corpus: Corpus) -> Task:
 
 
 def split(
-    task: Task, records: NDArray[np.int64], groups: Sequence[str], share: float, seed: int
+    task: Task,
+    records: NDArray[np.int64],
+    groups: Sequence[str],
+    share: float,
+    seed: int,
+    seen: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
     """Groups to train on and to validate on, of those that hold one of the labelled `records`, by lot; groups: (R,).
 
-    Groups whose leaving out would take the last record of a class stay in training. Raises RequestError where none can be
-    left out, or one group holds all labels.
+    Groups that pretraining has seen are left out only where the others do not suffice. Groups whose leaving out would take
+    the last record of a class stay in training. Raises RequestError where none can be left out, or one group holds all
+    labels.
     """
     of: dict[str, set[int]] = {}
     for record in records.tolist():
@@ -336,7 +342,7 @@ def split(
     everything = set().union(*of.values())
     wanted = max(1, round(share * len(of))) if share else 0
     out: list[str] = []
-    for group in shuffled(of, seed, "validation"):
+    for group in sorted(shuffled(of, seed, "validation"), key=lambda name: name in seen):
         rest = [classes for name, classes in of.items() if name not in (*out, group)]
         if len(out) < wanted and rest and set().union(*rest) == everything:
             out.append(group)

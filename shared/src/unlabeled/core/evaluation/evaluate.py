@@ -27,7 +27,7 @@ from unlabeled.core.evaluation.heads import Head, head_of
 from unlabeled.core.evaluation.knn import knn
 from unlabeled.core.evaluation.labels import UNLABELLED, Labels, read_labels
 from unlabeled.core.evaluation.probe import probe, vote
-from unlabeled.core.files import outside, write_atomic
+from unlabeled.core.files import free_file, outside, write_atomic
 from unlabeled.core.measures.confusion import confusion
 from unlabeled.core.measures.intervals import difference, interval
 from unlabeled.core.measures.rank import rankme
@@ -78,11 +78,10 @@ def embed(
 ) -> int:
     """Write one row per item of a folder: key, group (keyed hash), start (physical units), embedding. Returns their number.
 
-    Raises RequestError (no data), Incompatible (the bundle refuses the files).
+    Raises RequestError (no data, `to` exists), Incompatible (the bundle refuses the files).
     """
     outside(Path(path), Path(to))
-    if not Path(to).parent.is_dir():
-        raise RequestError(f"{to}: there is no folder {Path(to).parent}; make it first")
+    free_file(Path(to))
     encoder = load_bundle(bundle)
     items = opened(encoder, Path(path), convert, options)
     found = embed_items(encoder, items, encoder.specs)

@@ -27,6 +27,7 @@ class Head(nn.Module):
     """(B, width) -> (B, prototypes): a projector without norms, and the cosines of its output with the prototypes.
 
     The last layer is weight-normed with lengths fixed at 1: its rows are the prototypes, and only their directions count.
+    The projector has ReLU, where the paper has GELU.
     """
 
     def __init__(self, width: int, sizes: tuple[int, ...], prototypes: int) -> None:

@@ -57,6 +57,8 @@ class IJEPA(Method):
     Every named input has blocks of its own; the n-th blocks of all inputs are predicted together. The target is the
     teacher's output, layer-normed without a scale. The loss is the mean over inputs of the smooth L1 distance, beta 1:
     so the authors' code; the paper writes the squared L2 distance, which is twice as much below a distance of 1.
+    It is taken over all tokens of all blocks, so that an item with larger blocks counts for more; the authors cut the
+    blocks of a batch to the size of the smallest.
     The paper shows no views (no flips, no colours) to this method; a recipe's views come before teacher and student
     alike. The bundle carries the teacher, as the paper evaluates it. Raises RequestError where the encoder works on no
     tokens.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
 
 from unlabeled.core import ranks
 from unlabeled.core.contracts import InputSpec, RequestError
@@ -21,12 +22,12 @@ from unlabeled.core.tokens.patches import pad_to_patches
 class TimmBackbone(ConvEncoder):
     """A convolutional net of timm with random weights, for images of any number of channels; pooled is the mean.
 
-    Its tensors keep timm's names. The input is padded to a multiple of the stride. Whatever is not valid is invisible:
-    zero in every map, and in no norm, no pool and no mean (see `nn.masked`, which also lets timm's batch norms reduce
-    over all ranks). A site of a map is valid where any cell it stands for is.
+    Its tensors keep timm's names; what no kept map depends on is left out. The input is padded to a multiple of the
+    stride. Whatever is not valid is invisible: zero in every map, and in no norm, no pool and no mean (see `nn.masked`,
+    which also lets timm's batch norms reduce over all ranks). A site of a map is valid where any cell it stands for is.
 
-    Raises RequestError for a name that timm has not, for a net that is not made of convolutions alone, and for anything
-    but one dense input of two axes.
+    Raises RequestError for a name that timm has not, for a net that is not made of convolutions alone or whose last map
+    does not depend on all of it, and for anything but one dense input of two axes.
     """
 
     class Options(BaseModel):
@@ -46,6 +47,8 @@ class TimmBackbone(ConvEncoder):
         super().__init__(specs, info.channels(), [(stride, stride) for stride in info.reduction()])
         self.options = options
         self.net = net
+        self._try()
+        _trim(net, options, spec.width)
         self._try()
 
     def maps(self, inputs: Mapping[str, BatchInput]) -> list[Map]:
@@ -102,5 +105,39 @@ def _made(options: TimmBackbone.Options, channels: int) -> Any:
     return net
 
 
-def _all(x: torch.Tensor) -> torch.Tensor:
+def _trim(net: Any, options: TimmBackbone.Options, channels: int) -> None:
+    """Take out the parts that no map depends on: some of timm's nets keep, and compute, all later stages.
+
+    DDP stops at a learned tensor that gets no gradient, so that the last map, which makes the features, needs the rest.
+    """
+    size = 2 * net.feature_info.reduction()[-1]
+    with torch.enable_grad():
+        maps = net.eval()(torch.zeros(1, channels, size, size))
+        _drop(net, _unused(net, maps))
+        if _unused(net, maps[-1:]):
+            raise RequestError(
+                f"encoder.model: the last map of {options.model} does not depend on all of the net; choose another"
+            )
+    net.train()
+
+
+def _unused(net: nn.Module, maps: Sequence[Tensor]) -> set[Tensor]:
+    """The parameters on which no map depends."""
+    learned = list(net.parameters())
+    total = torch.stack([m.sum() for m in maps]).sum()
+    gradients = torch.autograd.grad(total, learned, retain_graph=True, allow_unused=True)
+    return {p for p, g in zip(learned, gradients, strict=True) if g is None}
+
+
+def _drop(module: nn.Module, unused: set[Tensor]) -> None:
+    """Put nothing in the place of every part all of whose parameters are unused."""
+    for name, part in module.named_children():
+        own = set(part.parameters())
+        if own and own <= unused:
+            setattr(module, name, nn.Identity())
+        else:
+            _drop(part, unused)
+
+
+def _all(x: Tensor) -> Tensor:
     return x.new_ones(x.shape[0], *x.shape[2:], dtype=torch.bool)

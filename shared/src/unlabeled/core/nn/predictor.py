@@ -1,4 +1,4 @@
-"""The MAE decoder: predicts the raw patches of hidden tokens from the features of the visible ones."""
+"""The predictor of MAE and I-JEPA: from the features of visible tokens, the patches or features of hidden ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from unlabeled.core.tokens.positions import sincos
 class Predictor(nn.Module):
     """Visible features and mask tokens, all with their positions, through a small transformer (He et al. 2022, fig. 1).
 
-    Only hidden tokens are predicted, since only they enter the loss; `everything` is for looking at a reconstruction.
+    Only hidden tokens are predicted, since only they enter the loss.
     """
 
     class Options(BaseModel):
         model_config = ConfigDict(frozen=True, extra="forbid")
 
         width: int = Field(128, ge=1, description="width of a token")
-        depth: int = Field(2, ge=0, description="number of blocks")
+        depth: int = Field(2, ge=1, description="number of blocks")
         heads: int = Field(4, ge=1, description="attention heads")
         mlp_ratio: float = Field(4.0, gt=0, description="width of the hidden layer over the width")
 
@@ -44,9 +44,8 @@ class Predictor(nn.Module):
         features: Features,
         visible: Mapping[str, Tensor],
         hidden: Mapping[str, tuple[Tensor, Tensor]],
-        everything: bool = False,
     ) -> dict[str, Tensor]:
-        """Predicted patches by input: (B, M, P) of the hidden tokens, or (B, K + M, P) with the visible ones before them.
+        """Predictions (B, M, P) of the hidden tokens by input.
 
         features  of the visible tokens, the inputs one after the other in the order of `outputs`
         visible   positions (B, K, d) of the visible tokens, by input
@@ -65,7 +64,4 @@ class Predictor(nn.Module):
             valid.append(torch.cat([seen_valid[i], hidden_valid], 1))
         sizes = [part.shape[1] for part in x]
         out = torch.split(self.transformer(torch.cat(x, 1), torch.cat(valid, 1)), sizes, 1)
-        return {
-            name: head(out[i] if everything else out[i][:, counts[i] :])
-            for i, (name, head) in enumerate(self.heads.items())
-        }
+        return {name: head(out[i][:, counts[i] :]) for i, (name, head) in enumerate(self.heads.items())}

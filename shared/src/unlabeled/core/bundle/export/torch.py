@@ -25,7 +25,10 @@ def program(whole: Whole) -> ExportedProgram:
     if whole.asks_spacing:
         given, shapes = (values, torch.ones(2, whole.rank)), (*shapes, {0: rows})
     with torch.no_grad():
-        return torch.export.export(whole, given, dynamic_shapes=shapes)
+        made = torch.export.export(whole, given, dynamic_shapes=shapes)
+    for node in made.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names the folders of this machine
+    return made
 
 
 def write(whole: Whole, folder: Path, size: tuple[int, ...] | None) -> Written:

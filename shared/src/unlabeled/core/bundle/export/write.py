@@ -17,7 +17,7 @@ from unlabeled.core.bundle.load import load_bundle
 from unlabeled.core.contracts import RequestError, RunFailed, load
 from unlabeled.core.contracts.batch import Dense
 from unlabeled.core.contracts.recipe import nearest
-from unlabeled.core.files import folder_atomic, write_json
+from unlabeled.core.files import folder_atomic, free, write_json
 
 HERE = "unlabeled.core.bundle.export"
 FORMATS = {
@@ -48,8 +48,7 @@ def export(bundle: str | Path, to: str, out: str | Path, size: Sequence[int] | N
     if to not in FORMATS:
         raise RequestError(f"--to: {nearest(to, list(FORMATS))}")
     _installed(to)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"{out} is not empty; choose another folder")
+    free(out)
     encoder = load_bundle(bundle)
     whole = Whole(encoder)
     with folder_atomic(out) as folder:
@@ -69,15 +68,19 @@ def export(bundle: str | Path, to: str, out: str | Path, size: Sequence[int] | N
             "format": to,
             "difference": difference,
             "tolerance": TOLERANCE,
-            "left_out": [*LEFT_OUT, *written.left_out],
+            "left_out": [*LEFT_OUT, *_head(Path(bundle)), *written.left_out],
             "bundle_sha256": encoder.bundle.about["sha256"],
         }
         save_file({**_apart(given), "pooled": expected.contiguous()}, folder / "fingerprint.safetensors")
         pooled = [[float(f"{v:.7g}") for v in row[:16]] for row in expected.double().tolist()]
         write_json(folder / "fingerprint.json", {**report, "input": "fingerprint.safetensors", "pooled": pooled})
         write_json(folder / "contract.json", contract_of(encoder.bundle.about))
-        (folder / "README.md").write_text(card(encoder.bundle.about, report, written.use))
+        (folder / "README.md").write_text(card(encoder.bundle.about, report, written.use), encoding="utf-8")
     return report
+
+
+def _head(bundle: Path) -> list[str]:
+    return ["the head of the fine-tuned model: an export is its encoder"] if (bundle / "model.json").is_file() else []
 
 
 def _installed(to: str) -> None:
