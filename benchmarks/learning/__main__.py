@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from learning import budget, digits, jobs, report
+from learning import budget, digits, jobs, report, stamp
 from unlabeled.core.contracts.domain import methods
 from unlabeled.core.contracts.errors import RequestError
 from unlabeled.core.contracts.recipe import nearest
@@ -81,7 +81,7 @@ def watch(out: Path, to: Path) -> int:
     from unlabeled.biosignal.demo import demo
 
     demo(out / "watch")
-    about = report.stamp()
+    about = stamp.stamp()
     study = json.loads((out / "watch" / "study" / "study.json").read_text())
     (to / "results").mkdir(exist_ok=True)
     found = {"command": "tools/learn --watch", **about, "study": study}

@@ -34,13 +34,18 @@ class Family(Strict):
 
 
 class Row(Strict):
-    """One method. What it does not say is the family's. teacher: a method that is trained before it, on the same budget."""
+    """One method. What it does not say is the family's."""
 
     encoder: EncoderName
     options: dict[str, Any] = Field(default_factory=dict)
     local_views: tuple[View, ...] = ()
     optimiser: dict[str, Any] = Field(default_factory=dict)
-    teacher: str = ""
+
+    @property
+    def teacher(self) -> str:
+        """The method of the stage that makes this one's teacher, trained on the same budget; "" where there is none."""
+        named = self.options.get("teacher", "")
+        return named.removeprefix("stage:") if isinstance(named, str) else ""
 
 
 class Budget(Strict):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from learning import digits, peers
+from learning import digits, peers, stamp
 from learning.budget import Budget
 from unlabeled.core.build import build_method, make_encoder
 from unlabeled.core.contracts import RequestError, RunFailed
@@ -70,7 +70,7 @@ def run(budget: Budget, start: str, seed: int, out: Path, validate: bool = False
             raise RequestError(f"{file} came of another budget; choose another folder, or remove it")
         return False
     part = digits.split(budget.data.test_forms, budget.data.validation_forms, budget.data.seed, validate)
-    found: dict[str, Any] = {"start": start, "seed": seed, "settings": wanted}
+    found: dict[str, Any] = {"start": start, "seed": seed, "settings": wanted, "commit": stamp.commit()}
     began = time.process_time()
     try:
         features, loss = _features(budget, start, seed, part)

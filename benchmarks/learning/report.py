@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
-import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from learning import digits, jobs
+from learning import digits, jobs, stamp
 from learning.budget import Budget
 from unlabeled.core.contracts.domain import methods
 from unlabeled.core.measures.confusion import confusion
@@ -53,7 +50,7 @@ def results(budget: Budget, names: list[str], out: Path, test: digits.Ids) -> di
     runs = {n: [json.loads(jobs.file_of(out, n, s).read_text()) for s in jobs.seeds_of(budget, n)] for n in names}
     failed = {n: [r["failed"] for r in of if "failed" in r] for n, of in runs.items()}
     return {
-        **stamp(),
+        **stamp.stamp(),
         "commit": ", ".join(sorted({r["commit"] for of in runs.values() for r in of})),
         "versions": {
             "python": platform.python_version(),
@@ -77,25 +74,6 @@ def results(budget: Budget, names: list[str], out: Path, test: digits.Ids) -> di
             for n, of in runs.items()
         },
     }
-
-
-def stamp() -> dict[str, str]:
-    """When, where and of what a result is."""
-    device = f"{os.cpu_count()} CPU cores, {platform.machine().replace('_', '-')}, no GPU"
-    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "device": device, "commit": commit()}
-
-
-def commit() -> str:
-    """The commit of this working tree, with a mark where files differ from it."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
-        ).stdout.strip()
-
-    found = git("rev-parse", "HEAD")
-    return f"{found} with changes" if git("status", "--porcelain", "--untracked-files=no") else found
 
 
 def encoder_of(budget: Budget, start: str) -> str:

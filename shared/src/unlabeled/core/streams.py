@@ -51,14 +51,15 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def uniform(stream: int, items: Tensor, shape: Sequence[int]) -> Tensor:
-    """(B, *shape) float32 in [0, 1): row b depends on `stream` and items[b] only, on any device.
+    """(B, *shape) float32 in [0, 1), on any device.
 
-    items: (B,) int64.
+    An element depends on `stream`, its item and its index along each axis, and never on `shape`: an item has the same
+    draws alone and in a batch that is padded to a larger grid. items: (B,) int64.
     """
-    n = math.prod(shape)
-    start = _mix(items.to(torch.int64) * _signed(_GAMMA) + _signed(stream))
-    counter = torch.arange(1, n + 1, device=items.device, dtype=torch.int64) * _signed(_GAMMA)
-    bits = _mix(start[:, None] + counter[None, :])
+    bits = _mix(items.to(torch.int64) * _signed(_GAMMA) + _signed(stream))
+    for n in shape or (1,):
+        counter = torch.arange(1, n + 1, device=items.device, dtype=torch.int64) * _signed(_GAMMA)
+        bits = _mix(bits[..., None] + counter)
     # 24 bits, the mantissa of float32: every value is exact and below 1
     return ((bits >> 40) & ((1 << 24) - 1)).to(torch.float32).mul(2.0**-24).reshape(len(items), *shape)
 

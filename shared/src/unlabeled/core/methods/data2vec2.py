@@ -101,7 +101,7 @@ class Data2Vec2(Method):
 
     def _masks(self, name: str, tokens: Tokens, grid: tuple[int, ...], draw: Draw) -> Mask:
         o = self.options
-        noise = draw.uniform(name, o.masks, 2, tokens.valid.shape[1]).flatten(0, 1)
+        noise = draw.uniform(name, o.masks, 2, *tokens.places).flatten(0, 1).flatten(2)
         valid = tokens.valid.repeat_interleave(o.masks, 0)
         return inverse_block_mask(valid, o.mask_ratio, noise, grid, o.mask_length, o.mask_adjust)
 

@@ -111,7 +111,7 @@ class IJEPA(Method):
             tokens.valid,
             self.encoder.position(name, tokens.coords),
             draw.uniform(f"{name}/boxes", o.targets + 1, 2 * d),
-            draw.uniform(f"{name}/tokens", tokens.valid.shape[1]),
+            draw.uniform(f"{name}/tokens", *tokens.places).flatten(1),
             o.target_scale,
             o.target_aspect,
             o.context_scale,

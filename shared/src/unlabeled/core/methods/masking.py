@@ -35,7 +35,7 @@ def draw_masks(options: Masking, encoder: TokenEncoder, tokens: Mapping[str, Tok
     """A mask for every input, each by itself."""
     masks = {}
     for name, t in tokens.items():
-        noise = draw.uniform(name, t.valid.shape[1])
+        noise = draw.uniform(name, *t.places).flatten(1)
         if options.mask == "random":
             masks[name] = random_mask(t.valid, options.mask_ratio, noise)
         else:

@@ -70,10 +70,11 @@ class SparK(Method):
         x, patch = pad_to_patches(x, self.encoder.stride), self.encoder.stride
         _, valid = patch_valid(x.valid, patch, x.values.shape[1])
         valid = valid & (batch.weight > 0)[:, None]
-        noise = ctx.draw(batch, "mask").uniform(self.encoder.input, valid.shape[1])
-        seen = visible(valid, self.options.mask_ratio, noise)
         shape = x.values.shape[2:]
-        active = upsampled(seen.reshape(-1, *grid_of(shape, patch)), shape)
+        grid = grid_of(shape, patch)
+        noise = ctx.draw(batch, "mask").uniform(self.encoder.input, *grid).flatten(1)
+        seen = visible(valid, self.options.mask_ratio, noise)
+        active = upsampled(seen.reshape(-1, *grid), shape)
         return Hidden(x, active, valid & ~seen, batch.weight)
 
     def step(self, batch: Hidden, ctx: Context) -> dict[str, Any]:

@@ -76,4 +76,4 @@ def dense_tokens(dense: Dense, patch: Sequence[int]) -> Tokens:
     dense = pad_to_patches(dense, patch)
     elements, _ = patch_valid(dense.valid, patch, dense.values.shape[1])
     grid = grid_of(dense.values.shape[2:], patch)
-    return Tokens.of(patchify(dense.values, patch), elements, grid_coords(grid, patch, dense.spacing))
+    return Tokens.of(patchify(dense.values, patch), elements, grid_coords(grid, patch, dense.spacing), grid)

@@ -18,15 +18,22 @@ class Tokens(Moves):
     elements (B, L, P) bool, validity of every element of a patch
     coords   (B, L, d) centre of each patch in the unit of the input's spec, zero where not valid
     valid    (B, L) bool, at least one element is valid
+    grid     tokens along each axis where they fill a grid in raster order, prod(grid) = L; () where they do not
     """
 
     patches: Tensor
     elements: Tensor
     coords: Tensor
     valid: Tensor
+    grid: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The shape in which to draw one number per token, so that it follows the place and not the padding."""
+        return self.grid or (self.valid.shape[1],)
 
     @classmethod
-    def of(cls, patches: Tensor, elements: Tensor, coords: Tensor) -> Tokens:
+    def of(cls, patches: Tensor, elements: Tensor, coords: Tensor, grid: tuple[int, ...] = ()) -> Tokens:
         """Tokens from patches, their element validity and coordinates; whatever is invalid becomes zero."""
         valid = elements.any(-1)
         return cls(
@@ -34,6 +41,7 @@ class Tokens(Moves):
             elements=elements,
             coords=torch.where(valid[..., None], coords, 0),
             valid=valid,
+            grid=grid,
         )
 
     def followed_by(self, other: Tokens) -> Tokens:
