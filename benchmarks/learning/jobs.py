@@ -26,7 +26,7 @@ from unlabeled.core.data.plans import Uniform
 from unlabeled.core.evaluation.embed import embed
 from unlabeled.core.evaluation.probe import probe
 from unlabeled.core.files import write_json
-from unlabeled.core.methods.self_distillation import SelfDistillation
+from unlabeled.core.methods.base import Taught
 from unlabeled.core.training.fit import fit
 
 PIXELS, RANDOM, PEER = "pixels", "random", "lightly"
@@ -112,8 +112,8 @@ def _trained(budget: Budget, name: str, seed: int, loader: Loader) -> tuple[Any,
     recipe = budget.recipe(name, seed)
     method = build_method(recipe, digits.DOMAIN, digits.SPECS)
     if teacher := budget.methods[name].teacher:
-        assert isinstance(method, SelfDistillation)
-        method.with_teacher(_trained(budget, teacher, seed, loader)[0])
+        assert isinstance(method, Taught)
+        method.take_teacher(_trained(budget, teacher, seed, loader)[0])
     with tempfile.TemporaryDirectory() as folder:
         loss = fit(method, loader, recipe, Path(folder) / "run", resume=False).last_loss
     return method.exported, loss

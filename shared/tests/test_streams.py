@@ -23,6 +23,16 @@ def test_a_row_depends_on_its_item_alone() -> None:
     torch.testing.assert_close(uniform(key(0, "u"), ITEMS[17:18], (3, 5))[0], u[17], rtol=0, atol=0)
 
 
+def test_a_larger_grid_holds_the_smaller_one() -> None:
+    """Padding a batch must not change an item's draws."""
+    for draw in (uniform, normal):
+        small, large = draw(key(0, "g"), ITEMS[:50], (2, 3, 5)), draw(key(0, "g"), ITEMS[:50], (4, 7, 6))
+        assert torch.equal(small, large[:, :2, :3, :5])
+    flat = uniform(key(0, "g"), ITEMS, (6, 7)).double().flatten(1)
+    columns = torch.corrcoef(flat.T) - torch.eye(42)
+    assert columns.abs().max() < 5 / math.sqrt(len(ITEMS))
+
+
 def test_uniform_is_uniform() -> None:
     """Mean 1/2 and variance 1/12 within 5 standard errors; 20 bins within chi-square's 1e-6 tail (df 19: 70.0)."""
     u = uniform(key(0, "u"), ITEMS, (50,))

@@ -1,5 +1,6 @@
 """data2vec 2.0: its contract and oracles."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -67,9 +68,9 @@ def test_the_gradient_of_m_masks_is_the_mean_of_their_gradients():
 def quiet(m):
     """`_in_places` with zeros in the place of noise."""
 
-    def in_places(seen, mask, ctx, name, length):
+    def in_places(seen, mask, stream, grid):
         kept = torch.where(mask.keep_valid[..., None], seen, 0)
-        return seen.new_zeros(len(seen), length, 16).scatter(1, mask.keep[..., None].expand_as(seen), kept)
+        return seen.new_zeros(len(seen), math.prod(grid), 16).scatter(1, mask.keep[..., None].expand_as(seen), kept)
 
     return in_places
 
@@ -122,15 +123,15 @@ def test_hidden_places_hold_noise_and_kept_ones_features():
     m, cut = given()
     mask = cut.masks["x"]
     seen = torch.randn(*mask.keep.shape, 16, dtype=torch.float64) + 10
-    filled = m._in_places(seen, mask, CTX, "x", 16)
+    filled = m._in_places(seen, mask, 5, (4, 4))
     hidden = torch.ones(24, 16, dtype=torch.bool).scatter(1, mask.keep, ~mask.keep_valid)
     kept = filled.gather(1, mask.keep[..., None].expand_as(seen))
     assert torch.equal(kept[mask.keep_valid], seen[mask.keep_valid])
     # three masks of 16 places and 16 channels: 768 numbers at most, so their deviation is 0.01 up to 5 / sqrt(2 * 600)
     noise = filled[hidden]
     assert 0.0085 < noise.std() < 0.0115 and noise.abs().max() < 0.06
-    assert torch.equal(filled, m._in_places(seen, mask, CTX, "x", 16))
-    assert not torch.equal(filled, m._in_places(seen, mask, replace(CTX, step=4), "x", 16))
+    assert torch.equal(filled, m._in_places(seen, mask, 5, (4, 4)))
+    assert not torch.equal(filled, m._in_places(seen, mask, 6, (4, 4)))
 
 
 def test_hidden_pixels_reach_the_student_by_no_way():

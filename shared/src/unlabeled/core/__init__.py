@@ -31,7 +31,18 @@ _HOMES = {
     "study": "unlabeled.core.report",
 }
 
-__all__ = ["embed", "evaluate", "export", "finetune", "load_bundle", "load_model", "predict", "pretrain", "read_recipe", "study"]
+__all__ = [
+    "embed",
+    "evaluate",
+    "export",
+    "finetune",
+    "load_bundle",
+    "load_model",
+    "predict",
+    "pretrain",
+    "read_recipe",
+    "study",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -167,7 +167,8 @@ class Study(Strict):
     )
     groups_per_fold: int = Field(2, ge=1, description="groups left out together")
     starts: tuple[str, ...] = Field(
-        (), description="off-the-shelf weights to compare with: timm:NAME, a bundle's folder, a weight file, FORMAT:FILE"
+        (),
+        description="off-the-shelf weights to compare with: timm:NAME, a bundle's folder, a weight file, FORMAT:FILE",
     )
     seeds: int = Field(5, ge=1, description="pretraining seeds")
     draws: int = Field(5, ge=1, description="label draws per budget")
@@ -204,7 +205,8 @@ class Recipe(Strict):
     views: tuple[View, ...] = Field((), description="applied in order, per item and per view")
     local_views: tuple[View, ...] = Field((), description="views of the small crops of multi-crop methods")
     start: str | None = Field(
-        None, description="weights to begin from: a bundle's folder, timm:NAME, a weight file, FORMAT:FILE or stage:NAME"
+        None,
+        description="weights to begin from: a bundle's folder, timm:NAME, a weight file, FORMAT:FILE or stage:NAME",
     )
     stages: tuple[Stage, ...] = Field((), description="pretrainings done before this one, in order")
     optimiser: Optimiser = Optimiser()

@@ -19,11 +19,10 @@ from unlabeled.core.methods.base import Context, Method, Views, unchanged, weigh
 from unlabeled.core.methods.masking import token_encoder
 from unlabeled.core.nn.conv_decoder import ConvDecoder
 from unlabeled.core.nn.encoder import TokenEncoder
-from unlabeled.core.streams import Draw, generator
+from unlabeled.core.streams import Draw, normal
 from unlabeled.core.targets.features import contextual, target_std
 from unlabeled.core.targets.teacher import Teacher
 from unlabeled.core.tokens.masks import Mask, inverse_block_mask
-from unlabeled.core.tokens.patches import grid_of
 from unlabeled.core.tokens.tokens import Tokens
 
 
@@ -32,7 +31,6 @@ class ManyMasks:
     """All tokens of a batch by input, their grid, and M masks of each item, row b * M + m; weight (B,)."""
 
     tokens: dict[str, Tokens]
-    grids: dict[str, tuple[int, ...]]
     masks: dict[str, Mask]
     weight: Tensor
 
@@ -95,15 +93,14 @@ class Data2Vec2(Method):
     def on_batch(self, batch: Batch, ctx: Context) -> ManyMasks:
         batch = self.views(batch, ctx.draw(batch, "view"))
         tokens = self.encoder.tokenise(batch.inputs)
-        grids = {n: grid_of(batch.inputs[n].values.shape[2:], self.encoder.patch[n]) for n in tokens}
         draw = ctx.draw(batch, "mask")
-        return ManyMasks(tokens, grids, {n: self._masks(n, t, grids[n], draw) for n, t in tokens.items()}, batch.weight)
+        return ManyMasks(tokens, {n: self._masks(n, t, draw) for n, t in tokens.items()}, batch.weight)
 
-    def _masks(self, name: str, tokens: Tokens, grid: tuple[int, ...], draw: Draw) -> Mask:
+    def _masks(self, name: str, tokens: Tokens, draw: Draw) -> Mask:
         o = self.options
         noise = draw.uniform(name, o.masks, 2, *tokens.places).flatten(0, 1).flatten(2)
         valid = tokens.valid.repeat_interleave(o.masks, 0)
-        return inverse_block_mask(valid, o.mask_ratio, noise, grid, o.mask_length, o.mask_adjust)
+        return inverse_block_mask(valid, o.mask_ratio, noise, tokens.grid, o.mask_length, o.mask_adjust)
 
     def step(self, batch: ManyMasks, ctx: Context) -> dict[str, Any]:
         with torch.no_grad():
@@ -133,17 +130,17 @@ class Data2Vec2(Method):
         mask, m = batch.masks[name], self.options.masks
         rows, length, width = target.shape
         valid = batch.tokens[name].valid.repeat_interleave(m, 0)
-        x = self._in_places(seen, mask, ctx, name, length)
-        pred = self.decoders[name](x, valid, batch.grids[name]).reshape(rows, m, length, width)
+        grid = batch.tokens[name].grid
+        x = self._in_places(seen, mask, ctx.shared(f"fill/{name}"), grid)
+        pred = self.decoders[name](x, valid, grid).reshape(rows, m, length, width)
         hidden = torch.zeros_like(valid).scatter(1, mask.hide, mask.hide_valid).reshape(rows, m, length, 1)
         weight = hidden * batch.weight[:, None, None, None]
         return math.sqrt(width) * masked_mse(pred, target[:, None], weight)
 
-    def _in_places(self, seen: Tensor, mask: Mask, ctx: Context, name: str, length: int) -> Tensor:
-        """Features (B * M, K, D) of kept tokens in their places of L, and noise in the others."""
+    def _in_places(self, seen: Tensor, mask: Mask, stream: int, grid: tuple[int, ...]) -> Tensor:
+        """Features (B * M, K, D) of kept tokens in their places of the grid, and noise, shared by all items, elsewhere."""
         m, width = self.options.masks, seen.shape[-1]
-        draw = generator(ctx.shared("fill"), name, device=seen.device)
-        noise = 0.01 * torch.randn(m, length, width, generator=draw, device=seen.device)
+        noise = 0.01 * normal(stream, torch.arange(m, device=seen.device), (*grid, width)).reshape(m, -1, width)
         filled = noise.to(seen.dtype).repeat(len(seen) // m, 1, 1)
         at = mask.keep[..., None].expand_as(seen)
         return filled.scatter(1, at, torch.where(mask.keep_valid[..., None], seen, filled.gather(1, at)))

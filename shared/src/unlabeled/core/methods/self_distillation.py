@@ -27,7 +27,9 @@ class SelfDistillation(MAE):
     """
 
     class Options(MAE.Options):
-        teacher: str = Field(min_length=1, description="the further pretrained encoder: a bundle's folder or stage:NAME")
+        teacher: str = Field(
+            min_length=1, description="the further pretrained encoder: a bundle's folder or stage:NAME"
+        )
         weight: float = Field(1.0, gt=0, description="of the distance to the teacher, beside MAE's loss")
 
     def __init__(

@@ -1,7 +1,7 @@
 """The contract every pretraining method must pass. A test file subclasses `MethodContract` and says how to build it.
 
-What it asks: a stored 20-step loss curve, two ranks equal one in values and gradients, rows of weight 0 change nothing,
-no wait for the device, save and load in one process continue to the bit, and Lightning equals the plain loop.
+What it asks: a stored 20-step loss curve, two ranks equal one in values and gradients, rows of weight 0 and padding
+change nothing, no wait for the device, save and load in one process continue to the bit, and Lightning equals the plain loop.
 The method's own oracle (a closed form, an invariant) stands beside it in the same file.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from unlabeled.core import streams
 from unlabeled.core.build import ENCODERS, seeded
@@ -174,6 +175,16 @@ class MethodContract:
         x.values[1, ..., self.shape[-1] // 2 :] = 1e6
         found = [step_and_gradients(self.method().double(), b, CTX) for b in (plain, spoiled)]
         assert_same(found[:1], found[1], tolerance=1e-12)
+
+    def test_padding_changes_nothing(self) -> None:
+        """An item has the same views, masks and loss in a batch that is padded to a larger grid."""
+        plain = self.batch()
+        x = plain.inputs["x"]
+        assert isinstance(x, Dense)
+        far = [n for _ in self.shape for n in (0, 16)]
+        wider = replace(x, values=F.pad(x.values, far, value=7.0), valid=F.pad(x.valid, far))
+        found = [step_and_gradients(self.method().double(), b, CTX) for b in (plain, plain.with_inputs(x=wider))]
+        assert_same(found[:1], found[1], tolerance=1e-9)
 
     def test_a_step_does_not_wait_for_the_device(self) -> None:
         if self.waits:
