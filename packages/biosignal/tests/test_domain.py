@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -71,18 +69,3 @@ def test_recipe_is_valid_and_builds(name: str) -> None:
 
 def test_both_recipes_are_shipped() -> None:
     assert sorted(RECIPES) == ["mae-watch.yaml", "simclr-watch.yaml"]
-
-
-@pytest.mark.data
-def test_readme_runs(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", code + "\nprint(len(samples))"],
-        cwd=tmp_path,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "140"

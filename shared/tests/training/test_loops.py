@@ -228,3 +228,12 @@ def test_progress_and_threads(tmp_path: Path) -> None:
     fit(Denoiser(), loader(), recipe(8, threads=2), tmp_path, resume=False, on_progress=progress)
     assert seen == [(n, 8, n - 1, torch.Size([4, 8])) for n in (3, 6, 8)]  # every third step, and the last
     assert torch.get_num_threads() == before
+
+
+def test_an_embedding_of_other_rows_than_items_is_refused(tmp_path: Path) -> None:
+    class Nodes(Denoiser):
+        def step(self, batch: Batch, ctx: Context) -> dict[str, Any]:
+            return super().step(batch, ctx) | {"embedding": torch.zeros(7, 3)}
+
+    with pytest.raises(RunFailed, match="method toy returned an embedding of 7 rows for 4 items"):
+        fit(Nodes(), loader(), recipe(2), tmp_path, resume=False)

@@ -32,4 +32,4 @@ class Denoise(Method):
         noisy, noise, weight = batch
         h = self.encoder.nodes(noisy)
         loss = ranks.mean((self.head(h) - noise) ** 2, weight[:, None])
-        return weighted({"mse": (1.0, loss)}, h)
+        return weighted({"mse": (1.0, loss)}, self.encoder({"x": noisy}).pooled)

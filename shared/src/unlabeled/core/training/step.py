@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled.core import ranks
-from unlabeled.core.contracts import RequestError
+from unlabeled.core.contracts import RequestError, RunFailed
 from unlabeled.core.contracts.batch import Batch, Moves
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.methods.base import Context, Method
@@ -121,7 +121,14 @@ class Step:
     def _loss(self, batch: Batch, ctx: Context, device: torch.device) -> dict[str, Any]:
         given = self.method.on_batch(batch, ctx)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.trainer.precision == "bf16"):
-            return self.method.step(given, ctx)
+            out = self.method.step(given, ctx)
+        rows = len(out["embedding"])
+        if rows != batch.size:
+            raise RunFailed(
+                f"method {self.recipe.method.name} returned an embedding of {rows} rows for {batch.size} items; its step "
+                "must give one row per item"
+            )
+        return out
 
 
 def _mixed(outs: list[dict[str, Any]], name: str, shares: tuple[Tensor, ...]) -> dict[str, Tensor]:
