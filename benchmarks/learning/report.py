@@ -49,7 +49,7 @@ def results(budget: Budget, names: list[str], out: Path, test: digits.Ids) -> di
     """Everything that follows from the jobs' files."""
     runs = {n: [json.loads(jobs.file_of(out, n, s).read_text()) for s in jobs.seeds_of(budget, n)] for n in names}
     failed = {n: [r["failed"] for r in of if "failed" in r] for n, of in runs.items()}
-    return {
+    found = {
         **stamp.stamp(),
         "commit": ", ".join(sorted({r["commit"] for of in runs.values() for r in of})),
         "versions": {
@@ -74,6 +74,7 @@ def results(budget: Budget, names: list[str], out: Path, test: digits.Ids) -> di
             for n, of in runs.items()
         },
     }
+    return json.loads(json.dumps(found, sort_keys=True))  # what is returned is what is kept
 
 
 def encoder_of(budget: Budget, start: str) -> str:

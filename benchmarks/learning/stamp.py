@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 
 
@@ -15,8 +16,9 @@ def stamp() -> dict[str, str]:
     return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "device": device, "commit": commit()}
 
 
+@cache
 def commit() -> str:
-    """The commit of this working tree, with a mark where files differ from it."""
+    """The commit of this working tree, with a mark where files differ from it; once, as modules are loaded once."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
