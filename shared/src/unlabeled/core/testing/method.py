@@ -82,7 +82,6 @@ class MethodContract:
     options  of the method, small too
     shape    grid of an item: one to three axes
     local_views  whether the method gets small crops too
-    waits    why a step waits for the device, or "" where it does not
     """
 
     name: str
@@ -93,7 +92,6 @@ class MethodContract:
     options: ClassVar[dict[str, Any]] = {}
     shape: ClassVar[tuple[int, ...]] = (24,)
     lr: ClassVar[float] = 3e-3
-    waits: ClassVar[str] = ""
     local_views: ClassVar[bool] = False
 
     @classmethod
@@ -187,8 +185,6 @@ class MethodContract:
         assert_same(found[:1], found[1], tolerance=1e-9)
 
     def test_a_step_does_not_wait_for_the_device(self) -> None:
-        if self.waits:
-            pytest.skip(self.waits)
         method, batch = self.method().double(), self.batch()
         with NoWaiting():  # type: ignore[no-untyped-call]
             method.step(method.on_batch(batch, CTX), CTX)["loss"].backward()
