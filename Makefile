@@ -21,5 +21,5 @@ slow: setup
 lint: setup
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
-	$(bin)/mypy shared/src packages/biosignal/src
+	$(bin)/mypy shared/src packages/biosignal/src packages/earth/src
 	$(bin)/lint-imports

@@ -48,6 +48,8 @@ def start_encoder(start: str, domain: Domain, specs: Mapping[str, InputSpec], en
     kind, _, rest = start.partition(":")
     if kind == "timm" and not _is_file(rest):
         made = _from_timm(rest, specs, encoder)
+    elif kind in domain.starts and rest:
+        made = load(domain.starts[kind])(rest, specs, encoder)
     elif kind in FORMATS and rest:
         made = _from_file(Path(rest), kind, domain, specs, encoder)
     elif Path(start).is_dir():
@@ -55,7 +57,7 @@ def start_encoder(start: str, domain: Domain, specs: Mapping[str, InputSpec], en
     elif Path(start).is_file():
         made = _from_file(Path(start), None, domain, specs, encoder)
     elif rest and not _is_file(start):
-        raise RequestError(f"start: {nearest(kind, [*FORMATS, RANDOM])}; give {KINDS}")
+        raise RequestError(f"start: {nearest(kind, [*FORMATS, *domain.starts, RANDOM])}; give {KINDS}")
     else:
         raise Absent(f"start: {start} is absent here; put it there, or give {KINDS}")
     assert made.named is not None

@@ -12,7 +12,7 @@ import typer
 
 from unlabeled.core.cli.export import add_to as add_export
 from unlabeled.core.cli.shell import make_app, out, progress, run
-from unlabeled.core.contracts import Domain, Incompatible, RequestError
+from unlabeled.core.contracts import Domain, Incompatible, RequestError, load
 from unlabeled.core.contracts.domain import domain as find
 from unlabeled.core.contracts.recipe import Data, parsed, read_recipe, validated
 from unlabeled.core.downstream.options import Finetune
@@ -240,14 +240,14 @@ def build(domain: Domain) -> typer.Typer:
         out.print(f"report: {to / 'report.html'}", markup=False)
 
     add_export(app)
+    for verb, target in domain.verbs.items():
+        app.command(verb)(load(target))
 
     if domain.demo:
 
         @app.command()
         def demo(to: Path = typer.Option(Path("runs/demo"), "-o", help="folder to write")) -> None:
             """The whole way on real sample data: inspect, pretrain, study, verdict."""
-            from unlabeled.core.contracts import load
-
             load(domain.demo)(to)
 
     return app

@@ -47,7 +47,8 @@ class Head:
 class Domain:
     """What a package declares. The command line, the contract tests and the docs are made from it.
 
-    reader       class made from (options, root) with `files(root) -> list[Path]` and `read(path) -> list[Sample]`
+    reader       class made from (options, root) with `files(root) -> list[Path]` and `read(path) -> Iterable[Sample]`; where
+                 records are large also `part` and `window`, see `data.manifest.Seeks`
     options      pydantic model of the recipe's `data.options`
     conversions  name -> function (Sample, **options) -> (Sample, log line or None)
     encoders     name -> class, beside the core's `tokens` and `convnet`
@@ -57,7 +58,14 @@ class Domain:
     recipes      package resource folder with *.yaml
     samples      name -> function that writes a folder of real files and returns its path
     heads        downstream tasks, beside the core's classify, segment and regress or in their place
+    cells        function (labels: Path, corpus) -> Cells or None: labels of every cell in the field's own formats; None
+                 where the file is of none of them, so that the core reads it as a CSV
+    mapper       function (model, corpus, out: Path, formats, update) that segments records too large for memory and yields
+                 one `Record` for each map it wrote into the folder `out`
     writers      format -> function (model, predictions, out: Path) that writes predictions into the folder `out`
+    normalisers  name -> function (spec, source) -> Constants, fixed ones beside the measured ones of `data.normaliser`
+    starts       kind -> function (name, specs, encoder: Named) -> Encoder: weights of the field, named KIND:NAME
+    verbs        name -> typer command of the field's own; its module imports nothing heavy
     demo         what `demo` runs: a function (out: Path) -> None
     formats      names of what the reader reads, as `.csv`, for the help
     """
@@ -74,7 +82,11 @@ class Domain:
     methods: tuple[MethodCard, ...] = ()
     baselines: tuple[MethodCard, ...] = ()
     heads: tuple[Head, ...] = ()
+    cells: str = ""
+    mapper: str = ""
     writers: dict[str, str] = field(default_factory=dict)
+    normalisers: dict[str, str] = field(default_factory=dict)
+    starts: dict[str, str] = field(default_factory=dict)
     recipes: str = ""
     samples: dict[str, str] = field(default_factory=dict)
     demo: str = ""

@@ -43,7 +43,10 @@ class Data(Strict):
         (), description="named conversions of the domain, written into the contract"
     )
     convert: tuple[Allowed, ...] = Field(("order", "units"), description="what may be converted without asking")
-    normaliser: Literal["none", "standard", "sensor"] = Field("sensor", description="how values are scaled")
+    normaliser: str = Field(
+        "sensor",
+        description="how values are scaled: none, standard, sensor, or one of the domain's with fixed constants",
+    )
     window: tuple[float, ...] | None = Field(None, description="size of one item along each axis, in physical units")
     stride: tuple[float, ...] | None = Field(None, description="step from item to item; none: the window's size")
     min_valid: float = Field(0.5, ge=0, le=1, description="least valid share of an item")
@@ -161,7 +164,18 @@ class Evaluation(Strict):
 
 
 class Study(Strict):
-    labels: Path | None = Field(None, description="CSV with columns key and label")
+    task: str = Field("classify", description="what is labelled: a head that classifies records, or that segments them")
+    labels: Path | None = Field(None, description="CSV with columns key and label, or what the task reads")
+    folds: Path | None = Field(
+        None,
+        description="CSV with columns key and fold: the records left out together; one without a fold is left out always. "
+        "none: groups by lot",
+    )
+    every: int = Field(
+        1,
+        ge=1,
+        description="segmentation: every n-th cell along each axis is a point that is labelled, drawn and scored",
+    )
     budgets: tuple[int | float, ...] = Field(
         (1, 0.1, 1.0), description="labelled records: an integer per class, a fraction of the training records"
     )
@@ -174,6 +188,7 @@ class Study(Strict):
     draws: int = Field(5, ge=1, description="label draws per budget")
     lr_grid: tuple[float, ...] = Field((3e-4, 1e-3, 3e-3), description="for every fine-tuned start alike")
     finetune_steps: int = Field(60, ge=1)
+    finetune_batch: int = Field(64, ge=1, description="items per step of the fine-tuned starts")
     finetune_draws: int = Field(1, ge=1, description="label draws of the fine-tuned starts (they cost the most)")
     jobs: int = Field(2, ge=1, description="processes side by side")
 
@@ -296,9 +311,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         at[last] = parsed(text, override)
     recipe = validated(Recipe, values, str(path))
     data = recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)})
-    labels = recipe.study.labels
+    files = {name: file and _beside(path, file) for name, file in _files(recipe.study).items()}
     starts = tuple(located(start, path.parent) for start in recipe.study.starts)
-    study = recipe.study.model_copy(update={"labels": labels and _beside(path, labels), "starts": starts})
+    study = recipe.study.model_copy(update={**files, "starts": starts})
     return _begun(recipe.model_copy(update={"data": data, "study": study}), path.parent)
 
 
@@ -314,11 +329,22 @@ def _beside(recipe: Path, path: Path) -> Path:
     return path.expanduser() if path.expanduser().is_absolute() else (recipe.parent / path)
 
 
+def _files(study: Study) -> dict[str, Path | None]:
+    return {"labels": study.labels, "folds": study.folds}
+
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
+
+
 def located(start: str, folder: Path) -> str:
-    """Weights as a recipe names them, with a relative file or folder put below `folder`."""
+    """Weights as a recipe names them, with a relative file or folder put below `folder`.
+
+    What follows a colon is a file where it is there or ends like one; else a name, as in `timm:NAME`.
+    """
     kind, colon, name = start.partition(":")
     file = folder / Path(name if colon else start).expanduser()
-    if start == "random" or kind == "stage" or (kind == "timm" and not file.is_file()):
+    named = bool(colon) and not file.is_file() and not name.endswith(WEIGHT_FILES)
+    if start == "random" or kind == "stage" or named:
         return start
     return f"{kind}:{file}" if colon else str(file)
 
@@ -326,9 +352,9 @@ def located(start: str, folder: Path) -> str:
 def absolute(recipe: Recipe) -> Recipe:
     """The same recipe wherever it is read: the paths of data, labels and weights to compare with, made absolute."""
     data = recipe.data.model_copy(update={"path": recipe.data.path.expanduser().resolve()})
-    labels = recipe.study.labels and recipe.study.labels.expanduser().resolve()
+    files = {name: file and file.expanduser().resolve() for name, file in _files(recipe.study).items()}
     starts = tuple(located(start, Path.cwd()) for start in recipe.study.starts)
-    study = recipe.study.model_copy(update={"labels": labels, "starts": starts})
+    study = recipe.study.model_copy(update={**files, "starts": starts})
     return _begun(recipe.model_copy(update={"data": data, "study": study}), Path.cwd())
 
 

@@ -42,8 +42,10 @@ SMALL = (np.uint8, np.int16)
 class Normaliser(Frozen):
     """How values are brought to a common range, with the constants of every source they were measured on."""
 
-    method: Literal["none", "standard", "sensor"] = Field(
-        "none", description="none; standard: mean and deviation per channel; sensor: one scale per sensor, no offset"
+    method: str = Field(
+        "none",
+        description="none; standard: mean and deviation per channel; sensor: one scale per sensor, no offset; or the name "
+        "of one of the domain's, with fixed constants",
     )
     constants: dict[str, Constants] = Field(default_factory=dict, description="by source")
 

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unlabeled.core.contracts import BadInput, Constants, Domain, Input, InputSpec, Normaliser, Sample
-from unlabeled.core.contracts.recipe import Data
-from unlabeled.core.data.manifest import Manifest, Progress, Row, agreed, conform, convert, held_to, reader, scan
+from unlabeled.core.contracts import (
+    BadInput,
+    Constants,
+    Domain,
+    Input,
+    InputSpec,
+    Normaliser,
+    RequestError,
+    Sample,
+    load,
+)
+from unlabeled.core.contracts.recipe import Data, nearest
+from unlabeled.core.data.manifest import (
+    Manifest,
+    Progress,
+    Row,
+    Seeks,
+    agreed,
+    conform,
+    convert,
+    held_to,
+    reader,
+    scan,
+)
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 2 << 30
-
-Method = Literal["none", "standard", "sensor"]
+CACHE_BYTES = 256 << 20  # records that are kept; where they are more, and the reader can, windows are read alone
+MEASURED = ("none", "standard", "sensor")
 
 
 class Corpus:
@@ -34,7 +58,7 @@ class Corpus:
         self.domain, self.data, self.specs = domain, data, dict(specs)
         self.manifest = manifest
         self.rows: tuple[Row, ...] = manifest.ok
-        self._reader = reader(domain, data)
+        self.reader = reader(domain, data)
         self._cache: OrderedDict[int, Sample] = OrderedDict()
         self._cached = 0
 
@@ -72,10 +96,14 @@ class Corpus:
         keep.check(1.0, f"{self.data.path}, groups {', '.join(groups[:3])}")
         return self._with(keep, self.specs)
 
-    def normalised(self, method: Method | None = None, specs: Mapping[str, InputSpec] | None = None) -> Corpus:
-        """The same records, normalised as `specs` say or by `method` with constants measured on these records."""
+    def normalised(self, method: str | None = None, specs: Mapping[str, InputSpec] | None = None) -> Corpus:
+        """The same records, normalised as `specs` say or by `method`: with constants measured on these records, or with the
+        domain's fixed ones of this name. Raises RequestError for an unknown method.
+        """
         if specs is None:
             assert method is not None
+            if method not in (*MEASURED, *self.domain.normalisers):
+                raise RequestError(f"data.normaliser: {nearest(method, [*MEASURED, *self.domain.normalisers])}")
             specs = {name: measure(self, name, method) for name in self.specs}
         return self._with(self.manifest, specs)
 
@@ -99,6 +127,38 @@ class Corpus:
         """Record i under the contract. Raises BadInput where the file no longer gives it."""
         return self.stored(i).ready()
 
+    def shape(self, i: int) -> tuple[int, ...]:
+        """The grid of record i under the contract, without reading it where nothing is resampled."""
+        name = next(iter(self.specs))
+        if self._resampled(i):
+            return self.record(i).inputs[name].shape
+        return tuple(self.rows[i].inputs[name]["shape"])
+
+    def whole(self, i: int) -> bool:
+        """Known from the manifest that everything in record i is valid."""
+        return all(self.rows[i].inputs[name].get("whole", False) for name in self.specs)
+
+    def _resampled(self, i: int) -> bool:
+        pairs = [(self.rows[i].inputs[name]["spacing"], spec.spacing) for name, spec in self.specs.items()]
+        return any(have and want and not np.allclose(have, want, rtol=1e-3) for have, want in pairs)
+
+    @cached_property
+    def _streams(self) -> bool:
+        """Windows are read alone: the reader can, and the records do not fit into the cache together."""
+        size = sum(4 * len(x["channels"]) * math.prod(x["shape"]) for r in self.rows for x in r.inputs.values())
+        return isinstance(self.reader, Seeks) and size > CACHE_BYTES
+
+    def window(self, i: int, region: tuple[slice, ...]) -> Sample:
+        """The part of record i in `region`, as `stored`; one beyond the record's end stops there."""
+        if self._streams and i not in self._cache and not self._resampled(i):
+            assert isinstance(self.reader, Seeks)
+            row = self.rows[i]
+            inside = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(region, self.shape(i), strict=True))
+            with self._reading(row):
+                return self._held(i, self.reader.window(self._file(row), row.part, inside))
+        sample = self.stored(i)
+        return sample.with_(inputs={name: _cut(x, region) for name, x in sample.inputs.items()})
+
     def stored(self, i: int) -> Sample:
         """The same, with small integers as the file has them (see `Normaliser.put_off`)."""
         if i in self._cache:
@@ -115,16 +175,31 @@ class Corpus:
 
     def _read(self, i: int) -> Sample:
         row = self.rows[i]
-        root = self.data.path
-        try:
-            samples = self._reader.read(root if root.is_file() else root / row.file)
-        except OSError as error:
-            raise BadInput(f"{row.file} can no longer be read: {error.strerror}") from None
+        with self._reading(row):
+            if isinstance(self.reader, Seeks):
+                return self._held(i, self.reader.part(self._file(row), row.part))
+            samples = list(self.reader.read(self._file(row)))
         if row.part >= len(samples):
             raise BadInput(
                 f"{row.file} changed since it was scanned: it holds {len(samples)} records, not {row.part + 1}"
             )
-        sample, _ = convert(self.domain, self.data, samples[row.part])
+        return self._held(i, samples[row.part])
+
+    def _file(self, row: Row) -> Path:
+        root = self.data.path
+        return root if root.is_file() else root / row.file
+
+    @contextlib.contextmanager
+    def _reading(self, row: Row) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BadInput(f"{row.file} can no longer be read: {error.strerror or error}") from None
+
+    def _held(self, i: int, sample: Sample) -> Sample:
+        """What was read of record i, brought to the contract."""
+        row = self.rows[i]
+        sample, _ = convert(self.domain, self.data, sample)
         inputs = {}
         for name, spec in self.specs.items():
             x, _ = spec.adapt(sample.inputs[name], row.file)
@@ -132,7 +207,12 @@ class Corpus:
         return sample.with_(inputs=inputs, key=row.key, group=row.group, index=i, record=i)
 
 
-def measure(corpus: Corpus, name: str, method: Method) -> InputSpec:
+def _cut(x: Input, region: tuple[slice, ...]) -> Input:
+    at = (slice(None), *region)
+    return x.with_(data=x.data[at], valid=None if x.valid is None else x.valid[at])
+
+
+def measure(corpus: Corpus, name: str, method: str) -> InputSpec:
     """The contract of one input with a normaliser and a value range measured on the valid values of every record.
 
     standard: mean and deviation per channel and source. sensor: the root mean square over all channels of a sensor
@@ -160,6 +240,9 @@ def measure(corpus: Corpus, name: str, method: Method) -> InputSpec:
             same = sensors[:, None] == sensors[None, :]
             offset = np.zeros(spec.width)
             scale = np.sqrt(same @ second / np.maximum(same @ count, 1))
+        elif method in corpus.domain.normalisers:
+            constants[source] = load(corpus.domain.normalisers[method])(spec, source)
+            continue
         else:
             return spec.model_copy(update={"value_range": (low, high)})
         scale = np.where(scale > 0, scale, 1.0)

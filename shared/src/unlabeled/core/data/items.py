@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -10,11 +11,14 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from unlabeled.core.contracts import Input, RequestError, Sample
+from unlabeled.core.contracts import RequestError, Sample
 from unlabeled.core.contracts.recipe import Data, Evaluation
 from unlabeled.core.data.corpus import Corpus
 
 log = logging.getLogger(__name__)
+
+
+Ids = NDArray[np.int32]  # half of what int64 takes: 1e7 windows of a scene are 120 MB
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,14 @@ class Items:
     """Windows of records: record (N,) and start (N, d) in cells; size in cells, or None for whole records."""
 
     corpus: Corpus
-    record: NDArray[np.int64]
-    start: NDArray[np.int64]
+    record: Ids
+    start: Ids
     size: tuple[int, ...] | None
 
     def __len__(self) -> int:
         return len(self.record)
 
-    def take(self, at: NDArray[np.int64] | NDArray[np.bool_]) -> Items:
+    def take(self, at: NDArray[np.integer] | NDArray[np.bool_]) -> Items:
         """The items at these numbers, or where this is true."""
         return replace(self, record=self.record[at], start=self.start[at])
 
@@ -46,16 +50,8 @@ class Items:
     def stored(self, i: int) -> Sample:
         """Item i, with small integers as its file has them: what a batch carries to the device."""
         record = int(self.record[i])
-        sample = self.corpus.stored(record)
-        if self.size is None:
-            return sample.with_(index=i, record=record)
-        inputs = {name: _cut(x, self.region(i)) for name, x in sample.inputs.items()}
-        return sample.with_(inputs=inputs, index=i, record=record)
-
-
-def _cut(x: Input, region: tuple[slice, ...]) -> Input:
-    at = (slice(None), *region)
-    return x.with_(data=x.data[at], valid=None if x.valid is None else x.valid[at])
+        sample = self.corpus.stored(record) if self.size is None else self.corpus.window(record, self.region(i))
+        return sample.with_(index=i, record=record)
 
 
 def cut(
@@ -67,7 +63,7 @@ def cut(
     """
     if window is None:
         n = len(corpus)
-        return Items(corpus, np.arange(n, dtype=np.int64), np.zeros((n, 0), np.int64), None)
+        return Items(corpus, np.arange(n, dtype=np.int32), np.zeros((n, 0), np.int32), None)
     spec = next(iter(corpus.specs.values()))
     if spec.layout != "dense" or spec.spacing is None:
         raise RequestError("data.window needs inputs on a regular grid; leave it out for sequences and graphs")
@@ -77,22 +73,20 @@ def cut(
         )
     size = _cells(window, spec.spacing)
     step = _cells(stride or window, spec.spacing)
-    records: list[int] = []
-    starts: list[tuple[int, ...]] = []
+    records: list[Ids] = []
+    starts: list[Ids] = []
     short = []
     for i, row in enumerate(corpus.rows):
-        x = next(iter(corpus.record(i).inputs.values()))
-        before = len(starts)
-        for corner in np.ndindex(*[max(0, (n - w) // s + 1) for n, w, s in zip(x.shape, size, step, strict=True)]):
-            start = tuple(c * s for c, s in zip(corner, step, strict=True))
-            if x.valid is not None:
-                part = x.valid[(slice(None), *[slice(a, a + w) for a, w in zip(start, size, strict=True)])]
-                if part.mean() < min_valid:
-                    continue
-            records.append(i)
-            starts.append(start)
-        if len(starts) == before:
+        here = _corners([range(0, n - w + 1, s) for n, w, s in zip(corpus.shape(i), size, step, strict=True)])
+        if len(here) and not corpus.whole(i):
+            valid = next(iter(corpus.record(i).inputs.values())).valid
+            if valid is not None:
+                here = here[_shares(valid, here, size) >= min_valid]
+        if len(here) == 0:
             short.append(row.key)
+            continue
+        records.append(np.full(len(here), i, np.int32))
+        starts.append(here)
     if not records:
         raise RequestError(
             f"{corpus.data.path}: no record holds one window of {' x '.join(f'{w:g}' for w in window)} {spec.unit} "
@@ -100,7 +94,26 @@ def cut(
         )
     if short:
         log.warning("%d of %d records give no window: %s", len(short), len(corpus), ", ".join(short[:5]))
-    return Items(corpus, np.array(records, np.int64), np.array(starts, np.int64), size)
+    return Items(corpus, np.concatenate(records), np.concatenate(starts), size)
+
+
+def _corners(axes: Sequence[Sequence[int]]) -> Ids:
+    """(N, d) all combinations, the last axis fastest."""
+    grids = np.meshgrid(*(np.asarray(a, np.int32) for a in axes), indexing="ij")
+    return np.stack(grids, -1).reshape(-1, len(axes))
+
+
+def _shares(valid: NDArray[np.bool_], starts: Ids, size: Sequence[int]) -> NDArray[np.float64]:
+    """(N,) valid share of each window, from sums over all boxes that begin at the origin."""
+    sums = valid.mean(0)
+    for axis in range(sums.ndim):
+        sums = sums.cumsum(axis)
+    sums = np.pad(sums, [(1, 0)] * sums.ndim)
+    total = np.zeros(len(starts))
+    for ends in product((0, 1), repeat=len(size)):
+        at = tuple(starts[:, a] + end * size[a] for a, end in enumerate(ends))
+        total += (-1) ** (len(size) - sum(ends)) * sums[at]
+    return np.asarray((total / math.prod(size)).round(9))  # sums of thirds round
 
 
 def evaluated(corpus: Corpus, data: Data, evaluation: Evaluation) -> Items:
@@ -121,17 +134,19 @@ def covering(corpus: Corpus, window: Sequence[float] | None, stride: Sequence[fl
     spec = next(iter(corpus.specs.values()))
     assert spec.spacing is not None  # `cut` gave windows of this size before
     size, step = _cells(window, spec.spacing), _cells(stride or window, spec.spacing)
-    records: list[int] = []
-    starts: list[tuple[int, ...]] = []
+    records: list[Ids] = []
+    starts: list[Ids] = []
     for i in range(len(corpus)):
-        shape = next(iter(corpus.record(i).inputs.values())).shape
-        axes = [
-            sorted({*range(0, max(1, n - w + 1), s), max(0, n - w)}) for n, w, s in zip(shape, size, step, strict=True)
-        ]
-        here = list(product(*axes))
-        records += [i] * len(here)
-        starts += here
-    return Items(corpus, np.array(records, np.int64), np.array(starts, np.int64), size)
+        shape = corpus.shape(i)
+        here = _corners(
+            [
+                sorted({*range(0, max(1, n - w + 1), s), max(0, n - w)})
+                for n, w, s in zip(shape, size, step, strict=True)
+            ]
+        )
+        records.append(np.full(len(here), i, np.int32))
+        starts.append(here)
+    return Items(corpus, np.concatenate(records), np.concatenate(starts), size)
 
 
 def _cells(lengths: Sequence[float], spacing: Sequence[float]) -> tuple[int, ...]:

@@ -58,13 +58,13 @@ class _Batches:
     """The batch sampler: which ids the next epoch's loader asks for; set before each epoch."""
 
     def __init__(self) -> None:
-        self.ids: list[list[int]] = []
+        self.planned: list[NDArray[np.int64]] = []
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.ids)
+        return (share(ids, ranks.rank(), ranks.world()) for ids in self.planned)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.planned)
 
 
 class Loader:
@@ -120,8 +120,7 @@ class Loader:
         step = start
         while step < stop:
             epoch, offset = self.locate(step)
-            planned = self.plan(self.seed, epoch, self._without(epoch))[offset:][: stop - step]
-            self._batches.ids = [share(ids, ranks.rank(), ranks.world()) for ids in planned]
+            self._batches.planned = self.plan(self.seed, epoch, self._without(epoch))[offset:][: stop - step]
             for batch in self._loader:
                 for item, reason in batch.failed.items():
                     self.failures.setdefault(item, (epoch, reason))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,20 @@ class Reader(Protocol):
 
     def files(self, root: Path) -> list[Path]: ...
 
-    def read(self, path: Path) -> list[Sample]: ...
+    def read(self, path: Path) -> Iterable[Sample]:
+        """The records of a file, in an order that never changes; one after the other where they are large."""
+        ...
+
+
+@runtime_checkable
+class Seeks(Protocol):
+    """What a reader of large files offers beside: one record of a file, and a window of it, without the rest."""
+
+    def part(self, path: Path, part: int) -> Sample: ...
+
+    def window(self, path: Path, part: int, region: tuple[slice, ...]) -> Sample:
+        """`part(path, part)` cut to `region`, which lies inside of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -162,14 +175,17 @@ def _rows(domain: Domain, data: Data, source: Reader, path: Path, secret: bytes,
         }
         return Row(**{**fixed, "sha256": "", **changes})
 
-    try:
-        samples = source.read(path)
-    except BadInput as error:
-        return [row(status="quarantined", reason=str(error))]
-    except OSError as error:
-        return [row(status="quarantined", reason=f"{name} cannot be read: {error.strerror}")]
-    rows = []
-    for part, sample in enumerate(samples):
+    rows: list[Row] = []
+    samples = _read(source, path, name)
+    part = -1
+    while True:
+        part += 1
+        try:
+            sample = next(samples)
+        except StopIteration:
+            return rows
+        except BadInput as error:  # what a file gave before it broke is left out too: nobody would look for half of it
+            return [row(status="quarantined", reason=str(error))]
         about = {"key": sample.key, "part": part, "group": hashed(sample.group, secret)}
         try:
             sample, log = convert(domain, data, sample)
@@ -179,7 +195,13 @@ def _rows(domain: Domain, data: Data, source: Reader, path: Path, secret: bytes,
         made.update(log)
         flags = tuple(sample.meta.get("flags", ()))
         rows.append(row(**about, flags=flags, inputs=facts(sample), sha256=content(sample)))
-    return rows
+
+
+def _read(source: Reader, path: Path, name: str) -> Iterator[Sample]:
+    try:
+        yield from source.read(path)
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error.strerror}") from None
 
 
 def facts(sample: Sample) -> dict[str, dict[str, Any]]:
@@ -192,6 +214,7 @@ def facts(sample: Sample) -> dict[str, dict[str, Any]]:
             "unit": x.unit,
             "spacing": x.spacing and list(x.spacing),
             "shape": list(x.shape),
+            "whole": x.valid is None or bool(x.valid.all()),
             "source": x.source,
         }
         for name, x in sample.inputs.items()
