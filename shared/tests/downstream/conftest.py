@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from unlabeled.core import streams
@@ -18,7 +19,7 @@ GROUPS, PER_GROUP, SIDE = 6, 4, 24
 
 @dataclass(frozen=True)
 class Field:
-    """data: the images; labels: classes (hilly or flat), values (mean height), masks (above 0 or not)."""
+    """data: the images; labels: classes (hilly or flat), values (mean height), masks (above 0 or not), tags."""
 
     root: Path
 
@@ -34,6 +35,10 @@ class Field:
         return self.root / "recipe.yaml"
 
 
+def tags(image: NDArray[np.floating], i: int) -> dict[str, bool]:
+    return {"hilly": bool(i % 2), "high": bool(image.mean() > 0), "rare": i == 3}
+
+
 @pytest.fixture(scope="session")
 def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     root = tmp_path_factory.mktemp("field")
@@ -46,6 +51,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     (root / "key").write_text("0123456789abcdef" * 4)
     (root / "masks").mkdir()
     lines: dict[str, list[str]] = {"classes": ["key,label"], "values": ["key,value [m]"], "masks": ["key,file"]}
+    lines["tags"] = ["key,labels"]
     for g in range(GROUPS):
         (root / "data" / f"s{g}").mkdir(parents=True)
         for i in range(PER_GROUP):
@@ -56,6 +62,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
             np.save(root / "masks" / f"s{g}r{i}.npy", np.where(image > 0, 3, 1))
             lines["classes"].append(f"s{g}/r{i},{'hilly' if i % 2 else 'flat'}")
             lines["values"].append(f"s{g}/r{i},{image.mean():.6f}")
+            lines["tags"].append(f"s{g}/r{i},{';'.join(n for n, has in tags(image, i).items() if has)}")
             lines["masks"].append(f"s{g}/r{i},masks/s{g}r{i}.npy")
     for name, rows in lines.items():
         (root / f"{name}.csv").write_text("\n".join(rows) + "\n")

@@ -66,6 +66,44 @@ def test_a_model_comes_back_with_equal_predictions(field: Any, classifier: Path,
         assert row["group"] == hashed(row["key"].split("/")[0], project_key())
 
 
+def test_several_labels_are_learned_written_and_read_again(field: Any, bundle: Path, tmp_path: Path) -> None:
+    """Every other record is hilly, by its spread; half are high, by their mean; the labels of one record are unknown."""
+    labels = tmp_path / "tags.csv"
+    labels.write_text("".join(field.labels("tags").read_text().splitlines(keepends=True)[:-1]))
+    settings = {**QUICK, "steps": 60, "looks": 3, "batch_size": 32}
+    out = finetune(bundle, field.data, labels, "tag", tmp_path / "m", **settings)
+    about = load_model(out).about
+    assert about.classes == ("high", "hilly", "rare") and about.head.kind == "multilabel" and about.absent == ()
+    assert about.n["train_records"] + about.n["validation_records"] == 23
+    assert set(about.score) == {"macro_map", "micro_map", "macro_f1", "micro_f1"}
+    score = about.score["macro_map"]
+    # always the same probabilities rank nothing: average precision is the share of each label, a half or a quarter
+    assert 0.2 < score.baseline.mean < 0.6 and score.gain.mean > 0.2
+    found = predict(out, field.data, tmp_path / "p")
+    rows = pq.read_table(tmp_path / "p" / "predictions.parquet").to_pylist()
+    assert len(rows) == 24 and len(found.records) == 24
+    for row in rows:
+        likely = [name for name in about.classes if row[f"probability {name}"] > 0.5]
+        assert row["labels"] == ";".join(likely)
+        assert all(0 <= row[f"probability {name}"] <= 1 for name in about.classes)
+    # what is predicted can be learned from
+    again = finetune(bundle, field.data, tmp_path / "p" / "predictions.csv", "tag", tmp_path / "n", **QUICK)
+    assert load_model(again).about.n["train_records"] + load_model(again).about.n["validation_records"] == 24
+
+
+def test_classes_that_nobody_left_out_has_are_named(field: Any, bundle: Path, tmp_path: Path) -> None:
+    lines = [
+        f"s{g}/r{i},{'hilly' if i % 2 else ''}{';once' if (g, i) == (3, 1) else ''}" for g in range(6) for i in range(4)
+    ]
+    (tmp_path / "tags.csv").write_text("\n".join(["key,labels", *lines]))
+    out = finetune(bundle, field.data, tmp_path / "tags.csv", "tag", tmp_path / "m", **QUICK)
+    assert load_model(out).about.absent == ("once",)  # which must stay where it can be learned from
+    assert (
+        "No validation record has 1 of the 2 classes (once): means over classes leave them out."
+        in (out / "README.md").read_text()
+    )
+
+
 def test_the_same_request_gives_the_same_bytes(field: Any, bundle: Path, classifier: Path, tmp_path: Path) -> None:
     torch.rand(3)  # the global stream is not what it depends on
     again = finetune(bundle, field.data, field.labels("classes"), "classify", tmp_path / "m", **QUICK)

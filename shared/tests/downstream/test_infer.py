@@ -36,7 +36,13 @@ class Records:
 
     stored = record
 
-    stored = record
+    def shape(self, i: int) -> tuple[int, ...]:
+        return self.record(i).inputs["x"].shape
+
+    def window(self, i: int, region: tuple[slice, ...]) -> Sample:
+        sample, at = self.record(i), (slice(None), *region)
+        x = sample.inputs["x"]
+        return sample.with_(inputs={"x": x.with_(data=x.data[at], valid=None if x.valid is None else x.valid[at])})
 
 
 class Echo(Encoder):
@@ -79,6 +85,13 @@ def test_windows_vote_by_the_mean_of_their_log_probabilities() -> None:
     assert list(found) == [0, 1] and failed == {}
     np.testing.assert_allclose(found[0], [1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))], rtol=1e-6)
     np.testing.assert_allclose(found[1], [1 / (1 + np.exp(4)), 1 / (1 + np.exp(-4))], rtol=1e-6)
+
+
+def test_labels_of_their_own_have_the_mean_of_the_windows_probabilities() -> None:
+    # logits 1 and 3 give the first label the probabilities 1 / (1 + e^-1) and 1 / (1 + e^-3); the second's logit is 0
+    corpus = Records([1.0, 3.0])
+    ((_, found),) = predictions(echo("multilabel", 2), items(corpus, [0, 0], [0, 1], 1), {})
+    np.testing.assert_allclose(found, [(1 / (1 + np.exp(-1)) + 1 / (1 + np.exp(-3))) / 2, 0.5], rtol=1e-6)
 
 
 def test_values_are_averaged_in_the_labels_unit() -> None:
@@ -151,18 +164,16 @@ def test_the_mode_of_the_model_stays(training: bool) -> None:
 
 
 def test_windows_cover_grids_of_two_axes() -> None:
-    grid = SimpleNamespace(shape=(5, 4))
     corpus: Any = SimpleNamespace(
         specs={"x": InputSpec(channels=("a",), units=("",), axes=("y", "x"), spacing=(1.0, 2.0))},
-        record=lambda i: SimpleNamespace(inputs={"x": grid}),
-        __len__=lambda: 1,
+        shape=lambda i: (5, 4),
     )
 
     class One(SimpleNamespace):
         def __len__(self) -> int:
             return 1
 
-    cut = covering(One(specs=corpus.specs, record=corpus.record), (2.0, 6.0), (2.0, 6.0))  # type: ignore[arg-type]
+    cut = covering(One(specs=corpus.specs, shape=corpus.shape), (2.0, 6.0), (2.0, 6.0))  # type: ignore[arg-type]
     # 2 x 3 cells: rows 0, 2 and the last at 3; columns 0 and the last at 1
     assert cut.size == (2, 3)
     assert [tuple(s) for s in cut.start.tolist()] == [(0, 0), (0, 1), (2, 0), (2, 1), (3, 0), (3, 1)]

@@ -11,11 +11,15 @@ from unlabeled.core.contracts import Input, InputSpec, RequestError, Sample
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.data.items import Items
 from unlabeled.core.data.loading import Collate
+from unlabeled.core.downstream.kinds.base import METRICS, Task
+from unlabeled.core.downstream.kinds.classify import Classify, cross_entropy
+from unlabeled.core.downstream.kinds.regress import Regress
+from unlabeled.core.downstream.kinds.segment import Segment
 from unlabeled.core.downstream.labels import Cells, Values
-from unlabeled.core.downstream.tasks import HEADS, METRICS, Classify, Regress, Segment, Task, cross_entropy, split
+from unlabeled.core.downstream.tasks import HEADS, split
 from unlabeled.core.evaluation.labels import Labels
 
-CLASSIFY, SEGMENT, REGRESS = HEADS
+CLASSIFY, TAG, SEGMENT, REGRESS = HEADS
 SPECS = {"x": InputSpec(channels=("a",), units=("",), spacing=(1.0,))}
 
 
@@ -36,6 +40,14 @@ class Gappy:
         return Sample({"x": x}, key=str(i), group="g", index=i, record=i)
 
     stored = record
+
+    def shape(self, i: int) -> tuple[int, ...]:
+        return self.record(i).inputs["x"].shape
+
+    def window(self, i: int, region: tuple[slice, ...]) -> Sample:
+        sample, at = self.record(i), (slice(None), *region)
+        x = sample.inputs["x"]
+        return sample.with_(inputs={"x": x.with_(data=x.data[at], valid=None if x.valid is None else x.valid[at])})
 
 
 def segment(masks: Any, classes: int = 3) -> Segment:
@@ -175,6 +187,6 @@ def test_the_heads_of_a_domain_take_the_place_of_the_cores() -> None:
 
     own = Head("segment", "segmentation", "miou", "organs")
     domain: Any = SimpleNamespace(heads=(own,))
-    assert heads(domain) == {"classify": CLASSIFY, "segment": own, "regress": REGRESS}
+    assert heads(domain) == {"classify": CLASSIFY, "tag": TAG, "segment": own, "regress": REGRESS}
     with pytest.raises(RequestError, match=r"--task: 'segmnt' is unknown, did you mean 'segment'"):
         make_task(domain, "segmnt", Path("labels.csv"), Gappy(1))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import pytest
 
 from unlabeled.core.contracts import Head
 from unlabeled.core.downstream.predict import codes
+from unlabeled.core.downstream.tags import read_tags
 from unlabeled.core.downstream.write import Predictions, Record, parquet, segments, table
 
 
@@ -36,6 +37,28 @@ def test_values_and_classes_have_their_types(tmp_path) -> None:
     assert found.rows()[2] == [["k", "g", "b", 0.25, 0.75]]
     table(None, found, tmp_path)  # type: ignore[arg-type]
     assert (tmp_path / "predictions.csv").read_text().splitlines()[1] == "k,g,b,0.25,0.75"
+
+
+def test_several_labels_are_written_as_they_are_read(tmp_path) -> None:
+    one = Record("k", "g", (), "a;c", {"a": 0.75, "b": 0.25, "c": 0.5625})
+    none = Record("l", "g", (), "", {"a": 0.0, "b": 0.25, "c": 0.5})
+    found = Predictions(Head("t", "multilabel", "", ""), ("a", "b", "c"), "", "s", (one, none))
+    parquet(None, found, tmp_path)  # type: ignore[arg-type]
+    table(None, found, tmp_path)  # type: ignore[arg-type]
+    rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
+    assert rows[0] == {
+        "key": "k",
+        "group": "g",
+        "labels": "a;c",
+        "probability a": 0.75,
+        "probability b": 0.25,
+        "probability c": 0.5625,
+    }
+    assert rows[1]["labels"] == ""
+    # the table is a table of labels again
+    read = read_tags(tmp_path / "predictions.csv", ["k", "l", "m"])
+    assert read.classes == ("a", "c") and read.truth.tolist() == [[True, True], [False, False], [False, False]]
+    assert read.labelled.tolist() == [True, True, False]
 
 
 def test_masks_keep_the_numbers_of_the_labels() -> None:

@@ -95,6 +95,8 @@ def _pretrain(
     encoder = method.exported
     assert isinstance(encoder, Encoder)
     data: dict[str, Any] = {"records": len(corpus), "items": len(items), "sha256": corpus.fingerprint}
+    if items.cells is not None:
+        data["cells"] = items.cells
     if stages:
         data["stages"] = json.loads((run / "stages.json").read_text())
     groups = sorted({*corpus.groups, *before_it})

@@ -9,6 +9,7 @@ A method computes the *global* loss on every rank: it sums numerators and counts
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -66,9 +67,13 @@ def gather(x: Tensor) -> Tensor:
 def mean(x: Tensor, weight: Tensor) -> Tensor:
     """sum(x * weight) / sum(weight) over all elements of all ranks; 0 where the weights sum to 0. At least fp32."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    x, weight = x.to(wide), weight.to(wide).expand_as(x)
+    x, weight = x.to(wide), weight.to(wide)[(None,) * (x.ndim - weight.ndim)]
+    # elements that share a weight are summed first, which is one pass over them instead of three
+    shared = [axis for axis, n in enumerate(weight.shape) if n == 1 and x.shape[axis] > 1]
+    count = math.prod(x.shape[axis] for axis in shared)
+    x = x.sum(shared, keepdim=True) if shared else x
     # an invalid element may hold NaN, and 0 * NaN is NaN: it is taken out before the product
-    both = total(torch.stack([torch.where(weight > 0, x, 0).mul(weight).sum(), weight.sum()]))
+    both = total(torch.stack([torch.where(weight > 0, x, 0).mul(weight).sum(), weight.expand_as(x).sum() * count]))
     return both[0] / both[1].clamp_min(torch.finfo(wide).tiny)
 
 

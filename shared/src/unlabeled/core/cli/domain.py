@@ -22,7 +22,12 @@ BUNDLE = typer.Argument(..., help="folder that `pretrain` wrote (RUN/bundle)", s
 RECIPE = typer.Argument(..., help="recipe in YAML", show_default=False)
 LABELS = typer.Option(..., "--labels", help="CSV with the columns key and label", show_default=False)
 OPTION = typer.Option([], "--option", "-O", help="option of the reader, as name=value; may be repeated")
-CONVERT = typer.Option([], "--convert", help="also allow this conversion: order, units or rate; may be repeated")
+CONVERT = typer.Option(
+    [],
+    "--convert",
+    help="also allow: a conversion of order, units or rate; values far from pretraining's (range); items of another size "
+    "(size); may be repeated",
+)
 AS_JSON = typer.Option(False, "--json", help="machine-readable output")
 SETTINGS = "\n\n".join(  # every one a line of the help
     [
@@ -150,10 +155,13 @@ def build(domain: Domain) -> typer.Typer:
         path: Path = folder,
         settings: list[str] = typer.Argument(None, help="how, as key=value; listed below", show_default=False),
         labels: Path = typer.Option(
-            ..., "--labels", help="CSV: key and label, value, file, or start, stop and label", show_default=False
+            ...,
+            "--labels",
+            help="CSV: key and label, labels (a;b), value, file, or start, stop and label",
+            show_default=False,
         ),
         task: str = typer.Option(
-            ..., "--task", help="classify, segment, regress or a task of the domain", show_default=False
+            ..., "--task", help="classify, tag, segment, regress or a task of the domain", show_default=False
         ),
         to: Path = typer.Option(..., "-o", help="model folder to write", show_default=False),
         convert: list[str] = CONVERT,

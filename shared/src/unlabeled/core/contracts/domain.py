@@ -38,7 +38,7 @@ class Head:
     """A downstream task: what is predicted and how it is scored."""
 
     name: str
-    kind: Literal["classification", "segmentation", "regression"]
+    kind: Literal["classification", "multilabel", "segmentation", "regression"]
     metric: str
     summary: str
 
@@ -57,7 +57,7 @@ class Domain:
     baselines    cards; each target is a class with `features(samples) -> array`
     recipes      package resource folder with *.yaml
     samples      name -> function that writes a folder of real files and returns its path
-    heads        downstream tasks, beside the core's classify, segment and regress or in their place
+    heads        downstream tasks, beside the core's classify, tag, segment and regress or in their place
     cells        function (labels: Path, corpus) -> Cells or None: labels of every cell in the field's own formats; None
                  where the file is of none of them, so that the core reads it as a CSV
     mapper       function (model, corpus, out: Path, formats, update) that segments records too large for memory and yields
@@ -65,6 +65,7 @@ class Domain:
     writers      format -> function (model, predictions, out: Path) that writes predictions into the folder `out`
     normalisers  name -> function (spec, source) -> Constants, fixed ones beside the measured ones of `data.normaliser`
     starts       kind -> function (name, specs, encoder: Named) -> Encoder: weights of the field, named KIND:NAME
+    exports      format -> function (whole, folder, size) -> Written, beside the core's of `bundle.export`
     verbs        name -> typer command of the field's own; its module imports nothing heavy
     demo         what `demo` runs: a function (out: Path) -> None
     formats      names of what the reader reads, as `.csv`, for the help
@@ -87,6 +88,7 @@ class Domain:
     writers: dict[str, str] = field(default_factory=dict)
     normalisers: dict[str, str] = field(default_factory=dict)
     starts: dict[str, str] = field(default_factory=dict)
+    exports: dict[str, str] = field(default_factory=dict)
     recipes: str = ""
     samples: dict[str, str] = field(default_factory=dict)
     demo: str = ""

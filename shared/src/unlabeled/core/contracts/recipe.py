@@ -339,9 +339,13 @@ WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
 def located(start: str, folder: Path) -> str:
     """Weights as a recipe names them, with a relative file or folder put below `folder`.
 
-    What follows a colon is a file where it is there or ends like one; else a name, as in `timm:NAME`.
+    What follows a colon is a file where it is there or ends like one; else a name, as in `timm:NAME`. `KIND:NAME=FILE` is
+    both.
     """
     kind, colon, name = start.partition(":")
+    if colon and "=" in name and not (folder / name).is_file():
+        name, _, file = name.partition("=")
+        return f"{kind}:{name}={folder / Path(file).expanduser()}"
     file = folder / Path(name if colon else start).expanduser()
     named = bool(colon) and not file.is_file() and not name.endswith(WEIGHT_FILES)
     if start == "random" or kind == "stage" or named:

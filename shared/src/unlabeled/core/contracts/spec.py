@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from unlabeled.core.contracts.errors import Incompatible
 from unlabeled.core.contracts.sample import Input, Layout
 
-Allowed = Literal["order", "units", "rate"]
+# how a contract may be met: conversions, and values or sizes far from pretraining's, taken as they are (evaluation.guard)
+Allowed = Literal["order", "units", "rate", "range", "size"]
 
 # factor from the first unit to the second; the inverse is implied
 UNIT_FACTORS: dict[tuple[str, str], float] = {

@@ -42,7 +42,8 @@ from unlabeled.core.data.manifest import (
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 256 << 20  # records that are kept; where they are more, and the reader can, windows are read alone
+CACHE_BYTES = 2 << 30  # of records that are kept, where the reader reads whole files only
+KEPT_BYTES = 32 << 20  # where it can seek: fewer are kept whole, of more each window is read alone, so that memory stays flat
 MEASURED = ("none", "standard", "sensor")
 
 
@@ -144,9 +145,9 @@ class Corpus:
 
     @cached_property
     def _streams(self) -> bool:
-        """Windows are read alone: the reader can, and the records do not fit into the cache together."""
+        """Windows are read alone: the reader can, and the records together are too large to be kept."""
         size = sum(4 * len(x["channels"]) * math.prod(x["shape"]) for r in self.rows for x in r.inputs.values())
-        return isinstance(self.reader, Seeks) and size > CACHE_BYTES
+        return isinstance(self.reader, Seeks) and size > KEPT_BYTES
 
     def window(self, i: int, region: tuple[slice, ...]) -> Sample:
         """The part of record i in `region`, as `stored`; one beyond the record's end stops there."""
@@ -155,7 +156,7 @@ class Corpus:
             row = self.rows[i]
             inside = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(region, self.shape(i), strict=True))
             with self._reading(row):
-                return self._held(i, self.reader.window(self._file(row), row.part, inside))
+                return self.held(i, self.reader.window(self.file(row), row.part, inside))
         sample = self.stored(i)
         return sample.with_(inputs={name: _cut(x, region) for name, x in sample.inputs.items()})
 
@@ -168,7 +169,8 @@ class Corpus:
         size = sum(x.data.nbytes for x in sample.inputs.values())
         self._cache[i] = sample
         self._cached += size
-        while self._cached > CACHE_BYTES and len(self._cache) > 1:
+        limit = KEPT_BYTES if isinstance(self.reader, Seeks) else CACHE_BYTES
+        while self._cached > limit and len(self._cache) > 1:
             _, old = self._cache.popitem(last=False)
             self._cached -= sum(x.data.nbytes for x in old.inputs.values())
         return sample
@@ -177,15 +179,15 @@ class Corpus:
         row = self.rows[i]
         with self._reading(row):
             if isinstance(self.reader, Seeks):
-                return self._held(i, self.reader.part(self._file(row), row.part))
-            samples = list(self.reader.read(self._file(row)))
+                return self.held(i, self.reader.part(self.file(row), row.part))
+            samples = list(self.reader.read(self.file(row)))
         if row.part >= len(samples):
             raise BadInput(
                 f"{row.file} changed since it was scanned: it holds {len(samples)} records, not {row.part + 1}"
             )
-        return self._held(i, samples[row.part])
+        return self.held(i, samples[row.part])
 
-    def _file(self, row: Row) -> Path:
+    def file(self, row: Row) -> Path:
         root = self.data.path
         return root if root.is_file() else root / row.file
 
@@ -196,8 +198,8 @@ class Corpus:
         except OSError as error:
             raise BadInput(f"{row.file} can no longer be read: {error.strerror or error}") from None
 
-    def _held(self, i: int, sample: Sample) -> Sample:
-        """What was read of record i, brought to the contract."""
+    def held(self, i: int, sample: Sample) -> Sample:
+        """What was read of record i, or of its file around it, brought to the contract."""
         row = self.rows[i]
         sample, _ = convert(self.domain, self.data, sample)
         inputs = {}

@@ -37,6 +37,14 @@ class Items:
         """The items at these numbers, or where this is true."""
         return replace(self, record=self.record[at], start=self.start[at])
 
+    @property
+    def cells(self) -> tuple[int, ...] | None:
+        """Size of an item in cells, of whole records the middle one along each axis; None where they lie on no grid."""
+        if self.size is not None or next(iter(self.corpus.specs.values())).layout != "dense":
+            return self.size
+        shapes = np.array([self.corpus.shape(int(r)) for r in self.record])
+        return tuple(int(n) for n in np.median(shapes, axis=0))
+
     def region(self, i: int) -> tuple[slice, ...]:
         """Where item i lies in its record's grid; () for a whole record."""
         if self.size is None:

@@ -38,7 +38,11 @@ class Reader(Protocol):
     def files(self, root: Path) -> list[Path]: ...
 
     def read(self, path: Path) -> Iterable[Sample]:
-        """The records of a file, in an order that never changes; one after the other where they are large."""
+        """The records of a file, in an order that never changes; one after the other where they are large.
+
+        A sample's `index`, where it is set, says which part of the file it is: a reader that seeks may leave out parts
+        without values.
+        """
         ...
 
 
@@ -186,7 +190,8 @@ def _rows(domain: Domain, data: Data, source: Reader, path: Path, secret: bytes,
             return rows
         except BadInput as error:  # what a file gave before it broke is left out too: nobody would look for half of it
             return [row(status="quarantined", reason=str(error))]
-        about = {"key": sample.key, "part": part, "group": hashed(sample.group, secret)}
+        at = part if sample.index < 0 else sample.index
+        about = {"key": sample.key, "part": at, "group": hashed(sample.group, secret)}
         try:
             sample, log = convert(domain, data, sample)
         except BadInput as error:

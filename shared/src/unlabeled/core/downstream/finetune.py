@@ -25,12 +25,13 @@ from unlabeled.core.data.items import Items, covering, cut
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.manifest import check_leaks
 from unlabeled.core.downstream.infer import predictions
+from unlabeled.core.downstream.kinds.base import METRICS, Task
 from unlabeled.core.downstream.layers import optimiser_groups
 from unlabeled.core.downstream.loop import train
 from unlabeled.core.downstream.model import Model
 from unlabeled.core.downstream.options import Finetune
 from unlabeled.core.downstream.save import Ends, Score, save_model
-from unlabeled.core.downstream.tasks import METRICS, Task, make_task, split
+from unlabeled.core.downstream.tasks import make_task, split
 from unlabeled.core.evaluation.evaluate import reading, under
 from unlabeled.core.files import free, outside
 from unlabeled.core.measures.intervals import Tally, over_groups, paired
@@ -43,6 +44,7 @@ OnProgress = Callable[[int, int, str], None]
 
 CONSTANT = {
     "classification": "always the most frequent class of the training records",
+    "multilabel": "always the share of the training records that have each label",
     "segmentation": "always the most frequent class of the training cells",
     "regression": "always the mean of the training records",
 }
@@ -63,8 +65,9 @@ def finetune(
     """Learn a task from labelled records and write the model `out`, a new folder, whole or not at all. Returns it.
 
     bundle    its folder; or a recipe, which begins from its own `start`, else from random weights
-    labels    a CSV: key, label (classification); key, value (regression); key, start, stop, label or key, file (segmentation)
-    task      name of a head: classify, segment, regress, or one of the domain's
+    labels    a CSV: key, label (classification); key, labels with ; between them (multilabel); key, value (regression);
+              key, start, stop, label or key, file, or what the domain reads (segmentation)
+    task      name of a head: classify, tag, segment, regress, or one of the domain's
     convert   conversions allowed beyond those of the bundle; options: of the reader
     settings  the fields of `Finetune`
 
@@ -84,7 +87,7 @@ def finetune(
         raise RequestError("views may move cells away from their labels; leave views out for segmentation")
     items = cut(corpus, origin.evaluation.window, origin.evaluation.stride, corpus.data.min_valid)
     items = items.take(made.usable(items))
-    records = np.unique(items.record)
+    records = np.unique(items.record).astype(np.int64)
     inside, left_out = split(made, records, corpus.groups, chosen.validation, chosen.seed, origin.seen)
     encoder = origin.encoder(inside)
     data = Labelled(made, replace(items, corpus=corpus.normalised(specs=encoder.specs)), inside, left_out)
@@ -113,6 +116,7 @@ def finetune(
             "seen_in_pretraining": _overlap(encoder, left_out),
             "baseline": CONSTANT[data.task.head.kind],
             "score": score,
+            "absent": data.absent,
         },
     )
 
@@ -258,7 +262,7 @@ class Labelled:
 
     def __init__(self, task: Task, items: Items, inside: Sequence[str], left_out: Sequence[str]) -> None:
         self.items, self.inside, self.left_out = items, list(inside), list(left_out)
-        records, group = np.unique(items.record), np.array(items.corpus.groups)
+        records, group = np.unique(items.record).astype(np.int64), np.array(items.corpus.groups)
         self.inside_records = records[np.isin(group[records], self.inside)]
         self.outside_records = records[np.isin(group[records], self.left_out)]
         self.task = task.fitted(self.inside_records)
@@ -277,6 +281,12 @@ class Labelled:
         for reason in failed.values():
             log.warning("left out of the score: %s", reason)
         return found
+
+    @property
+    def absent(self) -> list[str]:
+        """Classes that no record left out has: there is nothing to find of them."""
+        there = set().union(*(self.task.present(r) for r in self.outside_records.tolist()))
+        return [name for code, name in enumerate(self.task.classes) if code not in there]
 
     def tally(self, decided: Iterable[tuple[int, Any]]) -> Tally:
         return self.task.tally(decided, self.group, len(self.left_out))

@@ -25,6 +25,7 @@ def predictions(
     """(record, prediction) of every record that the items are cut from, in their order; items lie record by record.
 
     classification  probabilities (K,): the windows' geometric mean, normalised
+    multilabel      probabilities (K,), each of its own: the windows' mean
     regression      value (1,): their mean
     segmentation    probabilities (K, *S): every window's, blended with weights that fall linearly from its middle to its
                     edges, so that no window's edge shows
@@ -38,7 +39,9 @@ def predictions(
         model.eval()  # whoever takes a prediction may train in between
         out = model(moved(batch, device).inputs).cpu().double()
         model.train(training)
-        if model.kind != "regression":
+        if model.kind == "multilabel":
+            out = out.sigmoid()
+        elif model.kind != "regression":
             out = out.log_softmax(1)
         for row, item in zip(out.numpy(), batch.index.tolist(), strict=True):
             of = int(items.record[item])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,15 @@ from unlabeled.core.contracts import RequestError
 from unlabeled.core.evaluation.labels import UNLABELLED, Lines, known_keys, read_lines
 
 Grid = NDArray[np.integer]
+
+
+class Sliced(Protocol):
+    """An array of integers, or what is read from a file where it is sliced."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, region: tuple[slice, ...], /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,12 @@ class Cells:
     """A label for every cell of a record's grid.
 
     classes  names, in the order of `codes`; codes (K,): the number that stands for each in `masks`
-    masks    per record an integer array of the grid's shape, negative where a cell has no label; None: no label at all
+    masks    per record integers of the grid's shape, negative where a cell has no label; None: no label at all
     """
 
     classes: tuple[str, ...]
     codes: NDArray[np.int64]
-    masks: tuple[Grid | None, ...]
+    masks: tuple[Sliced | None, ...]
 
     def of(self, record: int, region: tuple[slice, ...] = ()) -> NDArray[np.int64]:
         """Class numbers 0 ... K - 1 of a region (() is all) of a labelled record, -1 where there is no label."""

@@ -18,8 +18,9 @@ from unlabeled.core.nn.heads import ClassificationHead, SegmentationHead
 class Model(nn.Module):
     """encoder, layer norm, linear; the norm lets starts of another output scale share one grid of learning rates.
 
-    kind     "classification": logits (B, K) of the pooled features; "regression": values (B, 1) in the labels' unit;
-             "segmentation": logits (B, K, *S) of every cell of the one dense input, from the token it lies in.
+    kind     "classification": logits (B, K) of the pooled features; "multilabel": the same, each of its own;
+             "regression": values (B, 1) in the labels' unit; "segmentation": logits (B, K, *S) of every cell of the one
+             dense input, from the token it lies in.
     about    what `model.json` says, where it was loaded.
 
     Raises RequestError where the encoder's tokens lie on no grid and `kind` is segmentation.

@@ -18,7 +18,7 @@ class Finetune(Strict):
     )
     steps: int = Field(300, ge=1, description="optimiser steps")
     batch_size: int = Field(
-        64, ge=1, description="items per step, of equally many of each class where there are classes"
+        64, ge=1, description="items per step, of equally many of each class where an item has one class"
     )
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the last layers")
     head_lr: float | None = Field(None, gt=0, description="peak learning rate of the head; none: lr")

@@ -21,6 +21,7 @@ from unlabeled.core.bundle.load import fill
 from unlabeled.core.bundle.save import put_encoder
 from unlabeled.core.contracts import Head, Incompatible, RequestError
 from unlabeled.core.contracts.recipe import Strict
+from unlabeled.core.downstream.kinds.base import METRICS
 from unlabeled.core.downstream.model import Model
 from unlabeled.core.files import folder_atomic, sha256, write_json
 from unlabeled.core.measures.intervals import Interval
@@ -71,6 +72,9 @@ class About(Strict):
     seen_in_pretraining: tuple[str, ...] | None = Field(description="of the validation groups; none: nobody knows")
     baseline: str = Field(description="what the score stands beside")
     score: dict[str, Score] = Field(description="by metric; empty without validation groups")
+    absent: tuple[str, ...] = Field(
+        (), description="classes that no validation record has, left out of means over classes"
+    )
     fingerprint: list[list[float]] = Field(description="the head's output on the bundle's fixed input")
     sha256: dict[str, str]
 
@@ -118,7 +122,7 @@ def read_model(path: Path) -> About:
         if found != 1:
             raise Incompatible(f"{path} has format {found}, this version reads 1; install the version it names")
         about = About.model_validate_json(file.read_text())
-        assert set(about.sha256) == set(FILES) and about.head.kind in ("classification", "segmentation", "regression")
+        assert set(about.sha256) == set(FILES) and about.head.kind in METRICS
     except (ValueError, TypeError, AttributeError, AssertionError, RecursionError, ValidationError) as error:
         first = " ".join(str(error).split())[:120]
         raise Incompatible(
@@ -199,6 +203,12 @@ def card(about: About, bundle: Mapping[str, Any]) -> str:
 def limits(about: About) -> Sequence[str]:
     """What keeps the score from being the one to expect."""
     lines = ["The step was chosen on these groups too, so the score is the upper side of what to expect on new ones."]
+    if about.absent:
+        named = ", ".join(about.absent[:5]) + (", ..." if len(about.absent) > 5 else "")
+        lines.append(
+            f"No validation record has {len(about.absent)} of the {len(about.classes)} classes ({named}): means over classes "
+            "leave them out."
+        )
     if about.seen_in_pretraining is None:
         lines.append(
             "The weights it began from have another project key or no bundle: nobody knows which of the groups they saw."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unlabeled.core.contracts import Domain, Head, load
+from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.downstream.model import Model
 
 CORE = {"parquet": f"{__name__}:parquet", "csv": f"{__name__}:table"}
@@ -35,7 +36,7 @@ class Record:
     """What is predicted of one record.
 
     extent         physical length of each axis; () where the record lies on no grid
-    prediction     a class or a value; None for segmentation
+    prediction     a class, several (with ; between them, as they are read) or a value; None for segmentation
     probabilities  by class; empty for regression and segmentation
     segments       of a record of one axis; mask: file of the classes of all cells otherwise, below the output folder
     """
@@ -51,13 +52,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Predictions:
-    """All records, and what their numbers mean: the task's head, its classes, the unit of values, the unit of each axis."""
+    """All records, and what their numbers mean: the task's head, its classes, the unit of values, the unit of each axis.
+
+    corpus  what they were read from, for a writer that needs more of them than their keys
+    """
 
     head: Head
     classes: tuple[str, ...]
     unit: str
     axis_unit: str
     records: tuple[Record, ...]
+    corpus: Corpus | None = field(default=None, compare=False, repr=False)
 
     def rows(self) -> tuple[str, list[str], list[list[Any]]]:
         """Name, columns and rows of the table."""
@@ -70,7 +75,8 @@ class Predictions:
             return "predictions", ["key", "group", "file"], [[r.key, r.group, r.mask] for r in self.records]
         if self.head.kind == "regression":
             return "predictions", ["key", "group", "value"], [[r.key, r.group, r.prediction] for r in self.records]
-        columns = ["key", "group", "prediction", *(f"probability {name}" for name in self.classes)]
+        said = "labels" if self.head.kind == "multilabel" else "prediction"
+        columns = ["key", "group", said, *(f"probability {name}" for name in self.classes)]
         rows = [[r.key, r.group, r.prediction, *(r.probabilities or {}).values()] for r in self.records]
         return "predictions", columns, rows
 
@@ -92,6 +98,7 @@ def parquet(model: Model, predictions: Predictions, out: Path) -> None:
         "key": pa.string(),
         "group": pa.string(),
         "prediction": pa.string(),
+        "labels": pa.string(),
         "label": pa.string(),
         "file": pa.string(),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,13 @@ from unlabeled.core.bundle import Bundle, load_bundle
 from unlabeled.core.contracts import Leakage, RequestError, load
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Data
+from unlabeled.core.contracts.spec import Allowed
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.groups import distinct, folds, key_id, project_key
 from unlabeled.core.data.items import Items, evaluated
 from unlabeled.core.data.manifest import check_leaks
 from unlabeled.core.evaluation.embed import embed as embed_items
+from unlabeled.core.evaluation.guard import cells, check_size, check_values, fed
 from unlabeled.core.evaluation.heads import Head, head_of
 from unlabeled.core.evaluation.knn import knn
 from unlabeled.core.evaluation.labels import UNLABELLED, Labels, read_labels
@@ -43,7 +45,9 @@ def opened(
 ) -> Items:
     """The evaluated items of a folder under a loaded bundle's contract. Raises as `under`."""
     corpus = under(encoder.bundle, path, convert, options)
-    return evaluated(corpus, corpus.data, encoder.bundle.evaluation)
+    items = evaluated(corpus, corpus.data, encoder.bundle.evaluation)
+    check_size(encoder.bundle, items)
+    return items
 
 
 def under(
@@ -55,17 +59,20 @@ def under(
 ) -> Corpus:
     """The records of a folder under a bundle's contract, read as the bundle's were but for `changes` of its `data`.
 
-    convert: conversions allowed beyond those of the bundle. Raises Incompatible where the files do not fit it.
+    convert: conversions allowed beyond those of the bundle. Raises Incompatible where the files do not fit it, or their values
+    have another scale than those of pretraining.
     """
     how = reading(bundle.data(path), convert, options)
-    return Corpus.open(domain(bundle.about["domain"]), bundle.data(path, **{**how, **changes}), bundle.specs)
+    corpus = Corpus.open(domain(bundle.about["domain"]), bundle.data(path, **{**how, **changes}), bundle.specs)
+    check_values(corpus)
+    return corpus
 
 
 def reading(before: Data, convert: Sequence[str], options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Conversions allowed and options of the reader, beyond those of `before`. Raises RequestError for an unknown one."""
-    unknown = sorted(set(convert) - {"order", "units", "rate"})
+    unknown = sorted(set(convert) - set(get_args(Allowed)))
     if unknown:
-        raise RequestError(f"--convert {', '.join(unknown)} is unknown; there are order, units and rate")
+        raise RequestError(f"--convert {', '.join(unknown)} is unknown; there are {', '.join(get_args(Allowed))}")
     return {"convert": sorted({*before.convert, *convert}), "options": {**before.options, **(options or {})}}
 
 
@@ -172,6 +179,7 @@ def evaluate(
         "seen_in_pretraining": seen if comparable else None,
         "rank": round(float(rankme(torch.as_tensor(ours.values))), 2),
         "width": ours.values.shape[1],
+        "fed": fed(encoder.bundle, items),
         "scores": trial.scores(),
     }
 
@@ -254,6 +262,11 @@ def show(found: dict[str, Any]) -> None:
     console.print(
         f"{found['records']} labelled records, {len(found['test_groups'])} test groups, rank {found['rank']} of {found['width']}"
     )
+    known = found["fed"]
+    sizes = (known["pretraining_cells"], known["cells"])
+    before, now = (f"{cells(size)} cells" if size else "size unknown" for size in sizes)
+    normalised = ", ".join(f"{name} by {method}" for name, method in known["normaliser"].items())
+    console.print(f"pretraining: {before}; here: {now}; normalised: {normalised}")
     if found["seen_in_pretraining"] is None:
         console.print("the bundle has another project key: nobody knows which groups it has seen")
     elif seen := set(found["seen_in_pretraining"]) & set(found["test_groups"]):

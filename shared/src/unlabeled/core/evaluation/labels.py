@@ -29,13 +29,16 @@ class Labels:
     def unlabelled(self) -> int:
         return int((self.codes == UNLABELLED).sum())
 
-    def require(self, train: Collection[str], groups: Sequence[str], what: str) -> None:
-        """Raises RequestError where a class has no labelled record among the groups `train`; groups: (R,) of the records."""
+    def require(self, train: Collection[str], groups: Sequence[str], what: str, unit: str = "record") -> None:
+        """Raises RequestError where a class has no labelled record among the groups `train`; groups: (R,) of the records.
+
+        unit: what is labelled, for the message.
+        """
         there = set(self.codes[np.isin(np.array(groups), list(train))].tolist())
         missing = [name for code, name in enumerate(self.classes) if code not in there]
         if missing:
             raise RequestError(
-                f"{what}: the class {missing[0]!r} has no labelled record left to train on, since all of its "
+                f"{what}: the class {missing[0]!r} has no labelled {unit} left to train on, since all of its "
                 f"{int((self.codes == self.classes.index(missing[0])).sum())} are in the groups left out; "
                 "label it in more groups, drop it, or leave fewer groups out together"
             )

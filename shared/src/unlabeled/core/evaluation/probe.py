@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from unlabeled.core.evaluation.heads import Features, Head, Logistic, Scores, Targets
 
@@ -72,10 +72,14 @@ def splits(y: Targets, record: NDArray[np.int64]) -> list[tuple[NDArray[np.int64
 
     Whole records are held out, up to three folds stratified by class, where every class has two labelled records or
     more; otherwise every record's windows are cut into three contiguous stretches, and one stretch of each is held out.
+    A record may hold rows of several classes, where they are its points.
     """
     records, first, of = np.unique(record, return_index=True, return_inverse=True)
     label = y[first]
-    fewest = int(np.unique(label, return_counts=True)[1].min())
+    pairs = np.unique(np.stack([y, of]), axis=1)  # every class of every record, once
+    fewest = int(np.unique(pairs[0], return_counts=True)[1].min())
+    if fewest >= 2 and pairs.shape[1] > len(records):
+        return list(StratifiedGroupKFold(min(PARTS, fewest), shuffle=True, random_state=0).split(y, y, record))
     if fewest >= 2:
         folds = StratifiedKFold(min(PARTS, fewest), shuffle=True, random_state=0).split(records, label)
         return [(np.flatnonzero(np.isin(of, a)), np.flatnonzero(np.isin(of, b))) for a, b in folds]

@@ -33,11 +33,16 @@ def _error(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight > 0, pred.to(wide) - target.to(wide), 0)
 
 
-def normalised_patches(patches: Tensor, valid: Tensor, eps: float = 1e-6) -> Tensor:
+def normalised_patches(patches: Tensor, valid: Tensor | None, eps: float = 1e-6) -> Tensor:
     """(x - mean) / sqrt(var + eps) of every patch over its valid elements, var unbiased; at least fp32.
 
-    patches (..., P), valid (..., P) bool; invalid elements are 0.
+    patches (..., P), valid (..., P) bool or None: all; invalid elements are 0.
     """
+    if valid is None:
+        x = patches.to(torch.promote_types(patches.dtype, torch.float32))
+        centred = x - x.mean(-1, keepdim=True)
+        spread = centred.square().sum(-1, keepdim=True) / max(1, x.shape[-1] - 1)
+        return centred * torch.rsqrt(spread + eps)
     mean, var = moments(patches, valid)
     return torch.where(valid, patches.to(mean.dtype) - mean, 0) * torch.rsqrt(var + eps)
 

@@ -1,10 +1,10 @@
 """Bootstrap intervals over groups and seeds, and paired differences.
 
 Confusions have the shape (S, D, G, K, K): seeds, label draws, groups (subjects), classes. The statistic is the mean over
-seeds and draws of the macro-F1 of the confusion summed over groups. A resample draws G groups and S seeds with
-replacement (both are crossed: every seed is tested on every group), so it carries what another set of subjects and
-another initial weight would change; with three seeds the seeds' share is a low estimate. Percentile intervals, Efron
-and Tibshirani 1993, ch. 13.
+seeds and draws of a metric (macro-F1 where none is named) of the confusion summed over groups. A resample draws G
+groups and S seeds with replacement (both are crossed: every seed is tested on every group), so it carries what another
+set of subjects and another initial weight would change; with three seeds the seeds' share is a low estimate. Percentile
+intervals, Efron and Tibshirani 1993, ch. 13.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unlabeled.core.measures.confusion import counts, f1_of, macro_f1
+from unlabeled.core.measures.confusion import counts, f1_of
 from unlabeled.core.streams import rng
 
 RESAMPLES = 4000
 LEVEL = (2.5, 97.5)
+AT_ONCE = 2**22  # cells of all resamples in memory at once
 
 Tally = NDArray[Any]
 Statistic = Callable[[Tally], NDArray[np.float64]]
@@ -38,19 +39,23 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def statistic(confusions: NDArray[np.int64]) -> float:
-    return float(macro_f1(confusions.sum(2)).mean())
+def statistic(confusions: NDArray[np.int64], of: Statistic = f1_of) -> float:
+    """of: the metric, a function of counts (..., 3, K)."""
+    return float(of(counts(confusions.sum(2))).mean())
 
 
-def interval(confusions: NDArray[np.int64], seed: int, resamples: int = RESAMPLES) -> Interval:
-    return _interval(statistic(confusions), _resampled(confusions, seed, resamples))
+def interval(confusions: NDArray[np.int64], seed: int, resamples: int = RESAMPLES, of: Statistic = f1_of) -> Interval:
+    return _interval(statistic(confusions, of), _resampled(confusions, seed, resamples, of))
 
 
-def difference(a: NDArray[np.int64], b: NDArray[np.int64], seed: int, resamples: int = RESAMPLES) -> Interval:
+def difference(
+    a: NDArray[np.int64], b: NDArray[np.int64], seed: int, resamples: int = RESAMPLES, of: Statistic = f1_of
+) -> Interval:
     """a - b, paired: the same resampled groups, the same draws, and the same seeds where both have equally many."""
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(f"confusions of shape {a.shape} and {b.shape} are not paired")
-    return _interval(statistic(a) - statistic(b), _resampled(a, seed, resamples) - _resampled(b, seed, resamples))
+    mean = statistic(a, of) - statistic(b, of)
+    return _interval(mean, _resampled(a, seed, resamples, of) - _resampled(b, seed, resamples, of))
 
 
 def over_groups(of: Statistic, tally: Tally, seed: int, resamples: int = RESAMPLES) -> Interval:
@@ -58,7 +63,7 @@ def over_groups(of: Statistic, tally: Tally, seed: int, resamples: int = RESAMPL
 
     One group tells nothing of another: its interval is NaN.
     """
-    return _interval(float(of(tally.sum(0))), of(_drawn(tally, seed, resamples)), len(tally))
+    return _interval(float(of(tally.sum(0))), _drawn(of, tally, seed, resamples), len(tally))
 
 
 def paired(of: Statistic, a: Tally, b: Tally, seed: int, resamples: int = RESAMPLES) -> Interval:
@@ -66,12 +71,16 @@ def paired(of: Statistic, a: Tally, b: Tally, seed: int, resamples: int = RESAMP
     if len(a) != len(b):
         raise ValueError(f"tallies of {len(a)} and {len(b)} groups are not paired")
     mean = float(of(a.sum(0)) - of(b.sum(0)))
-    return _interval(mean, of(_drawn(a, seed, resamples)) - of(_drawn(b, seed, resamples)), len(a))
+    return _interval(mean, _drawn(of, a, seed, resamples) - _drawn(of, b, seed, resamples), len(a))
 
 
-def _drawn(tally: Tally, seed: int, resamples: int) -> Tally:
-    """(R, ...) sums over the drawn groups, a group drawn twice counting twice."""
-    return np.tensordot(_times(seed, "groups", len(tally), resamples), tally, axes=(1, 0))
+def _drawn(of: Statistic, tally: Tally, seed: int, resamples: int) -> NDArray[np.float64]:
+    """(R,) the statistic of sums over the drawn groups, a group drawn twice counting twice; a few resamples at a time."""
+    times = _times(seed, "groups", len(tally), resamples).astype(np.float64)
+    cells = tally.reshape(len(tally), -1).astype(np.float64)  # counts are exact, and products of floats are fast
+    few = max(1, AT_ONCE // max(1, cells.shape[1]))
+    sums = (times[i : i + few] @ cells for i in range(0, resamples, few))
+    return np.concatenate([of(part.reshape(-1, *tally.shape[1:])) for part in sums])
 
 
 def _interval(mean: float, values: NDArray[np.float64], groups: int = 2) -> Interval:
@@ -83,14 +92,14 @@ def _interval(mean: float, values: NDArray[np.float64], groups: int = 2) -> Inte
     return Interval(mean, float(low), float(high))
 
 
-def _resampled(confusions: NDArray[np.int64], seed: int, resamples: int) -> NDArray[np.float64]:
+def _resampled(confusions: NDArray[np.int64], seed: int, resamples: int, of: Statistic) -> NDArray[np.float64]:
     """(R,) the statistic of every resample; which groups and seeds are drawn depends on `seed`, G and S only."""
     seeds, _, groups = confusions.shape[:3]
     by_group = _times(seed, "groups", groups, resamples)
     by_seed = _times(seed, "seeds", seeds, resamples)
     # (R, S, D, 3, K): sums over the drawn groups, a group drawn twice counting twice
     sums = np.einsum("rg,sdgck->rsdck", by_group, counts(confusions), optimize=True)
-    return np.asarray((f1_of(sums).mean(2) * by_seed).sum(1) / seeds)
+    return np.asarray((of(sums).mean(2) * by_seed).sum(1) / seeds)
 
 
 def _times(seed: int, name: str, n: int, resamples: int) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -100,12 +100,15 @@ class Data2Vec2(Method):
         o = self.options
         noise = draw.uniform(name, o.masks, 2, *tokens.places).flatten(0, 1).flatten(2)
         valid = tokens.valid.repeat_interleave(o.masks, 0)
-        return inverse_block_mask(valid, o.mask_ratio, noise, tokens.grid, o.mask_length, o.mask_adjust)
+        mask = inverse_block_mask(valid, o.mask_ratio, noise, tokens.grid, o.mask_length, o.mask_adjust)
+        return replace(mask, whole=tokens.whole)
 
     def step(self, batch: ManyMasks, ctx: Context) -> dict[str, Any]:
         with torch.no_grad():
             whole = self.teacher["encoder"].encode(batch.tokens, layers=True)
-            target = contextual(whole.layers[-(self.options.top or 0) :], whole.valid)
+            target = contextual(
+                whole.layers[-(self.options.top or 0) :], None if whole.whole else whole.valid
+            )
         features = self.encoder.encode({n: self._kept(t, batch.masks[n]) for n, t in batch.tokens.items()})
         seen = torch.split(features.tokens, [m.keep.shape[1] for m in batch.masks.values()], 1)
         wanted = torch.split(target, [t.valid.shape[1] for t in batch.tokens.values()], 1)
@@ -123,16 +126,17 @@ class Data2Vec2(Method):
     def _kept(self, tokens: Tokens, mask: Mask) -> Tokens:
         """The kept tokens, one row for every mask."""
         rows, k = len(tokens.valid), mask.keep.shape[1]
-        taken = tokens.take(mask.keep.reshape(rows, -1), mask.keep_valid.reshape(rows, -1))
+        there = None if mask.whole else mask.keep_valid.reshape(rows, -1)
+        taken = tokens.take(mask.keep.reshape(rows, -1), there)
         return taken._each(lambda t: t.reshape(-1, k, *t.shape[2:]))
 
     def _loss(self, name: str, seen: Tensor, target: Tensor, batch: ManyMasks, ctx: Context) -> Tensor:
         mask, m = batch.masks[name], self.options.masks
         rows, length, width = target.shape
-        valid = batch.tokens[name].valid.repeat_interleave(m, 0)
-        grid = batch.tokens[name].grid
+        tokens = batch.tokens[name]
+        valid, grid = tokens.valid.repeat_interleave(m, 0), tokens.grid
         x = self._in_places(seen, mask, ctx.shared(f"fill/{name}"), grid)
-        pred = self.decoders[name](x, valid, grid).reshape(rows, m, length, width)
+        pred = self.decoders[name](x, None if tokens.whole else valid, grid).reshape(rows, m, length, width)
         hidden = torch.zeros_like(valid).scatter(1, mask.hide, mask.hide_valid).reshape(rows, m, length, 1)
         weight = hidden * batch.weight[:, None, None, None]
         return math.sqrt(width) * masked_mse(pred, target[:, None], weight)
@@ -143,6 +147,8 @@ class Data2Vec2(Method):
         noise = 0.01 * normal(stream, torch.arange(m, device=seen.device), (*grid, width)).reshape(m, -1, width)
         filled = noise.to(seen.dtype).repeat(len(seen) // m, 1, 1)
         at = mask.keep[..., None].expand_as(seen)
+        if mask.whole:
+            return filled.scatter(1, at, seen)
         return filled.scatter(1, at, torch.where(mask.keep_valid[..., None], seen, filled.gather(1, at)))
 
     def after_step(self, ctx: Context) -> None:

@@ -61,8 +61,8 @@ class MAE(Method):
 
     def _cut(self, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask], weight: Tensor) -> Masked:
         return Masked(
-            visible={n: t.take(masks[n].keep, masks[n].keep_valid) for n, t in tokens.items()},
-            hidden={n: t.take(masks[n].hide, masks[n].hide_valid) for n, t in tokens.items()},
+            visible={n: masks[n].visible(t) for n, t in tokens.items()},
+            hidden={n: masks[n].hidden(t) for n, t in tokens.items()},
             weight=weight,
         )
 
@@ -81,7 +81,7 @@ class MAE(Method):
         return features, self.predictor(
             features,
             {n: position(n, t.coords) for n, t in batch.visible.items()},
-            {n: (position(n, t.coords), t.valid) for n, t in batch.hidden.items()},
+            {n: (position(n, t.coords), None if t.whole else t.valid) for n, t in batch.hidden.items()},
         )
 
     def reconstruct(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
@@ -125,5 +125,7 @@ class MAE(Method):
         return whole
 
     def _loss(self, pred: Tensor, hidden: Tokens, weight: Tensor) -> Tensor:
-        target = normalised_patches(hidden.patches, hidden.elements) if self.options.norm_target else hidden.patches
-        return masked_mse(pred, target, hidden.elements * weight[:, None, None])
+        elements = None if hidden.whole else hidden.elements
+        target = normalised_patches(hidden.patches, elements) if self.options.norm_target else hidden.patches
+        rows = weight[:, None, None]
+        return masked_mse(pred, target, rows if elements is None else elements * rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -37,8 +38,9 @@ def draw_masks(options: Masking, encoder: TokenEncoder, tokens: Mapping[str, Tok
     for name, t in tokens.items():
         noise = draw.uniform(name, *t.places).flatten(1)
         if options.mask == "random":
-            masks[name] = random_mask(t.valid, options.mask_ratio, noise)
+            mask = random_mask(t.valid, options.mask_ratio, noise)
         else:
             position = encoder.position(name, t.coords)
-            masks[name] = block_mask(t.valid, options.mask_ratio, noise, position, options.blocks)
+            mask = block_mask(t.valid, options.mask_ratio, noise, position, options.blocks)
+        masks[name] = replace(mask, whole=t.whole)
     return masks

@@ -82,7 +82,8 @@ class SparK(Method):
         seen = replace(x, valid=x.valid & batch.active.unsqueeze(1), whole=False)
         maps = self.encoder.maps({self.encoder.input: seen})
         by_stride = {m.stride: m for m in maps}
-        there = x.valid.any(1) & (batch.weight > 0).reshape(-1, *[1] * x.rank)
+        # a batch that is whole has no item of weight 0
+        there = None if x.whole else x.valid.any(1) & (batch.weight > 0).reshape(-1, *[1] * x.rank)
         pred = self.decoder([by_stride[s] for s in self.strides], there)
         elements, _ = patch_valid(x.valid, patch, x.values.shape[1])
         target = patchify(x.values, patch)

@@ -17,12 +17,14 @@ class Features:
     """tokens (B, L, D) with valid (B, L) bool; pooled (B, P), over valid tokens only.
 
     layers: where they are asked for, what every block's MLP adds to the tokens, (B, L, D) each.
+    whole: known on the host that every token is valid.
     """
 
     tokens: Tensor
     valid: Tensor
     pooled: Tensor
     layers: tuple[Tensor, ...] = ()
+    whole: bool = False
 
 
 class Encoder(nn.Module):

@@ -51,12 +51,12 @@ class ConvDecoder(nn.Module):
         )
         self.head = nn.Linear(options.width, output)
 
-    def forward(self, tokens: Tensor, valid: Tensor, grid: Sequence[int]) -> Tensor:
-        """tokens (B, L, D) in the raster order of `grid` and valid (B, L) -> (B, L, output)."""
+    def forward(self, tokens: Tensor, valid: Tensor | None, grid: Sequence[int]) -> Tensor:
+        """tokens (B, L, D) in the raster order of `grid` and valid (B, L), None: all -> (B, L, output)."""
         x = tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
-        there = valid.reshape(len(tokens), 1, *grid)
+        there = None if valid is None else valid.reshape(len(tokens), 1, *grid)
         for conv in self.convs:
-            y = conv(torch.where(there, x, 0)).movedim(1, -1)
+            y = conv(x if there is None else torch.where(there, x, 0)).movedim(1, -1)
             y = F.gelu(F.layer_norm(y, y.shape[-1:])).movedim(-1, 1)
             x = x + y if x.shape == y.shape else y
         return self.head(x.flatten(2).transpose(1, 2))  # type: ignore[no-any-return]

@@ -102,6 +102,8 @@ class TokenEncoder(Encoder):
             x = self.project[name](tokens[name].patches.to(dtype))
             x = (x if corrupt is None else corrupt(name, x)) + place.to(dtype)
             embedded.append(x if self.input_embedding is None else x + self.input_embedding[i])
+        if len(embedded) == 1:  # most encoders, whom a copy of all tokens would cost
+            return embedded[0], tokens[name].valid
         return torch.cat(embedded, 1), torch.cat([tokens[name].valid for name in self.specs], 1)
 
     def encode(self, tokens: Mapping[str, Tokens], corrupt: Corrupt | None = None, layers: bool = False) -> Features:
@@ -110,18 +112,20 @@ class TokenEncoder(Encoder):
         layers: whether `Features.layers` is wanted.
         """
         x, valid = self.embed(tokens, corrupt)
+        whole = all(tokens[name].whole for name in self.specs)
         seen, own = valid, 0
         if self.cls_token is not None:
             own = 1
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
             seen = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
         mlps: list[Tensor] | None = [] if layers else None
-        x = self.transformer(x, seen, mlps)
-        features = self._pooled(x[:, own:], valid, x[:, 0] if own else None)
+        x = self.transformer(x, None if whole else seen, mlps)
+        features = self._pooled(x[:, own:], valid, x[:, 0] if own else None, whole)
         return replace(features, layers=tuple(m[:, own:] for m in mlps)) if mlps else features
 
-    def _pooled(self, x: Tensor, valid: Tensor, cls: Tensor | None) -> Features:
-        x = torch.where(valid[..., None], x, 0)
+    def _pooled(self, x: Tensor, valid: Tensor, cls: Tensor | None, whole: bool) -> Features:
+        if not whole:
+            x = torch.where(valid[..., None], x, 0)
         if self.options.pool == "cls":
             assert cls is not None
             pooled = torch.where(valid.any(1, keepdim=True), cls, 0)
@@ -129,13 +133,13 @@ class TokenEncoder(Encoder):
             pooled = mean_pool(x, valid)
         else:
             pooled = torch.cat([mean_pool(x, valid), max_pool(x, valid)], 1)
-        return Features(tokens=x, valid=valid, pooled=pooled)
+        return Features(tokens=x, valid=valid, pooled=pooled, whole=whole)
 
     def forward(self, inputs: Mapping[str, BatchInput], mask: Mapping[str, Mask] | None = None) -> Features:
         """Features of all tokens, or, with a mask per input, of the kept ones: raw patches are gathered first."""
         tokens = self.tokenise(inputs)
         if mask is not None:
-            tokens = {name: t.take(mask[name].keep, mask[name].keep_valid) for name, t in tokens.items()}
+            tokens = {name: mask[name].visible(t) for name, t in tokens.items()}
         return self.encode(tokens)
 
 

@@ -43,25 +43,33 @@ class Predictor(nn.Module):
         self,
         features: Features,
         visible: Mapping[str, Tensor],
-        hidden: Mapping[str, tuple[Tensor, Tensor]],
+        hidden: Mapping[str, tuple[Tensor, Tensor | None]],
     ) -> dict[str, Tensor]:
         """Predictions (B, M, P) of the hidden tokens by input.
 
         features  of the visible tokens, the inputs one after the other in the order of `outputs`
         visible   positions (B, K, d) of the visible tokens, by input
-        hidden    positions (B, M, d) and validity (B, M) of the hidden tokens, by input
+        hidden    positions (B, M, d) and validity (B, M) of the hidden tokens, by input; None: all are, known on the host
         """
         counts = [visible[name].shape[1] for name in self.heads]
         seen = torch.split(self.embed(features.tokens), counts, 1)
-        seen_valid = torch.split(features.valid, counts, 1)
-        x, valid = [], []
-        for i, name in enumerate(self.heads):
-            position, hidden_valid = hidden[name]
-            masked = self.mask_token.to(seen[i].dtype).expand(*position.shape[:2], -1)
-            place = sincos(torch.cat([visible[name], position], 1), self.width)
-            both = torch.cat([seen[i], masked], 1) + place.to(self.mask_token.dtype)
-            x.append(both if self.input_embedding is None else both + self.input_embedding[i])
-            valid.append(torch.cat([seen_valid[i], hidden_valid], 1))
-        sizes = [part.shape[1] for part in x]
-        out = torch.split(self.transformer(torch.cat(x, 1), torch.cat(valid, 1)), sizes, 1)
-        return {name: head(out[i][:, counts[i] :]) for i, (name, head) in enumerate(self.heads.items())}
+        x = [self._placed(i, seen[i], visible[name]) for i, name in enumerate(self.heads)]
+        x += [self._placed(i, self.mask_token.to(seen[i].dtype), hidden[name][0]) for i, name in enumerate(self.heads)]
+        # hidden tokens stand last, so that the last block can leave out the visible ones
+        out = self.transformer(torch.cat(x, 1), self._valid(features, hidden), first=sum(counts))
+        parts = torch.split(out, [hidden[name][0].shape[1] for name in self.heads], 1)
+        return {name: head(part) for part, (name, head) in zip(parts, self.heads.items(), strict=True)}
+
+    def _placed(self, number: int, tokens: Tensor, position: Tensor) -> Tensor:
+        """Tokens of the input of this number with their positions (B, L, d) and what tells the input."""
+        placed = tokens + sincos(position, self.width).to(self.mask_token.dtype)
+        return placed if self.input_embedding is None else placed + self.input_embedding[number]
+
+    def _valid(self, features: Features, hidden: Mapping[str, tuple[Tensor, Tensor | None]]) -> Tensor | None:
+        """Which tokens are valid, the visible ones first; None: all, known on the host."""
+        given = [hidden[name] for name in self.heads]
+        if features.whole and all(valid is None for _, valid in given):
+            return None
+        return torch.cat(
+            [features.valid, *(features.valid.new_ones(p.shape[:2]) if v is None else v for p, v in given)], 1
+        )

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from timm.layers.norm import LayerNorm
-from timm.models.vision_transformer import Block
+from timm.models import vision_transformer
 from torch import Tensor, nn
 
 from unlabeled.core.contracts import RequestError
+
+
+class Block(vision_transformer.Block):
+    """timm's block, which can also be asked for the last tokens only."""
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, first: int = 0
+    ) -> Tensor:
+        """(B, L, D) -> (B, L - first, D): tokens before `first` are attended to, and ask nothing themselves."""
+        if first == 0:
+            return super().forward(x, attn_mask, is_causal)
+        attn, width = self.attn, x.shape[-1]
+        weight, bias = attn.qkv.weight, attn.qkv.bias
+        normed, own = self.norm1(x), x[:, first:]
+        query = F.linear(normed[:, first:], weight[:width], bias[:width])
+        key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, -1)
+        q, k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (query, key, value))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        own = own + attn.proj(mixed.transpose(1, 2).flatten(2))
+        return own + self.mlp(self.norm2(own))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -26,14 +47,24 @@ class Transformer(nn.Module):
         )
         self.norm = LayerNorm(width)
 
-    def forward(self, x: Tensor, valid: Tensor, layers: list[Tensor] | None = None) -> Tensor:
-        """With a list for `layers`, what every block's MLP adds to its residual stream is put into it."""
-        # a row without any valid token attends to its fillers, because an unfused softmax over nothing is NaN
-        attend = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
+    def forward(
+        self, x: Tensor, valid: Tensor | None, layers: list[Tensor] | None = None, first: int = 0
+    ) -> Tensor:
+        """With a list for `layers`, what every block's MLP adds to its residual stream is put into it.
+
+        valid  (B, L) bool; None: all, known on the host, which spares attention its mask
+        first  only the tokens from here on are wanted, (B, L - first, D): the last block computes no others
+        """
+        attend = None
+        if valid is not None:
+            # a row without any valid token attends to its fillers, because an unfused softmax over nothing is NaN
+            attend = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
+        if not self.blocks:
+            x = x[:, first:]
         block: Any
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
             if layers is None:
-                x = block(x, attn_mask=attend)
+                x = block(x, attend, first=first if number == len(self.blocks) else 0)
             else:  # the same in its two halves
                 x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=attend)))
                 layers.append(block.ls2(block.mlp(block.norm2(x))))

@@ -46,8 +46,11 @@ class UNetDecoder(nn.Module):
         self.ups = nn.ModuleList(Up(widths[i], widths[i + 1], step) for i, step in enumerate(steps))
         self.head = CONVOLUTIONS[len(strides[0])](widths[-1], outputs, 1)
 
-    def forward(self, maps: Sequence[Map], sites: Tensor) -> Tensor:
-        """Prediction (B, outputs, *S), from the finest map to the coarsest; sites (B, *S) bool: where there is anything."""
+    def forward(self, maps: Sequence[Map], sites: Tensor | None) -> Tensor:
+        """Prediction (B, outputs, *S), from the finest map to the coarsest.
+
+        sites (B, *S) bool: where there is anything; None: everywhere
+        """
         with MaskedDense(sites) as masked:
             x: Tensor | None = None
             for densify, up, found in zip(self.densify, self.ups, reversed(maps), strict=True):

@@ -71,11 +71,11 @@ def page(out: Path) -> Page:
 
 
 def _lead(report: Mapping[str, Any]) -> list[Block]:
-    verdict, n = report["verdict"], report["n"]
+    verdict, n, unit = report["verdict"], report["n"], report["unit"]
     what = f"{report['data']['what']}. " if report["data"]["what"] else ""
     about = (
-        f"{what}{many(n['labelled_records'], 'labelled record')} of {many(n['tested_groups'], 'group')}, "
-        f"{len(n['records_of_class'])} classes; {many(len(report['folds']), 'fold')}, "
+        f"{what}{many(n[f'labelled_{unit}s'], f'labelled {unit}')} of {many(n['tested_groups'], 'group')}, "
+        f"{len(n[f'{unit}s_of_class'])} classes; {many(len(report['folds']), 'fold')}, "
         f"{many(len(report['seeds']), 'pretraining seed')}. At the smallest budget, {verdict['budget']}:"
     )
     cards = [
@@ -101,20 +101,20 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def _efficiency(report: Mapping[str, Any]) -> list[Block]:
-    budgets, scores = report["budgets"], report["scores"]
+    budgets, scores, units = report["budgets"], report["scores"], f"{report['unit']}s"
     shown = _shown(report)
-    sizes = [float(np.mean(b["records"])) for b in budgets]
+    sizes = [float(np.mean(b[units])) for b in budgets]
     ends = [scores[s][b["title"]][k] for s in shown for b in budgets for k in ("low", "high")]
     about = "; ".join(f"{s}: " + ", ".join(f"{scores[s][b['title']]['mean']:.3f}" for b in budgets) for s in shown)
     plot = Plot(
-        "Macro-F1 against labelled records",
+        f"{_metric(report)} against labelled {units}",
         f"{about}.",
         Axis.around(sizes, log=True, pad=0.1),
         Axis.around(ends),
         460,
         300,
     )
-    plot.x_title = "labelled records to train on (logarithmic)"
+    plot.x_title = f"labelled {units} to train on (logarithmic)"
     plot.axes({x: label(round(x)) for x in sizes})
     for number, start in enumerate(shown):
         shift = 4.0 * (number - (len(shown) - 1) / 2)
@@ -125,7 +125,7 @@ def _efficiency(report: Mapping[str, Any]) -> list[Block]:
         plot.line(xs, ys, number, shift=shift)
         plot.points(xs, ys, number, 3, shift)
     caption = (
-        f"Macro-F1 over records, with 95 % intervals over groups and seeds; budgets: {', '.join(b['title'] for b in budgets)}. "
+        f"{_metric(report)} over {units}, with 95 % intervals over groups and seeds; budgets: {', '.join(b['title'] for b in budgets)}. "
         "Intervals are moved aside so that they can be told apart. Not every start is drawn; the table has all."
     )
     return [Figure(Markup("{}{}").format(legend(shown), plot.svg()), caption, True), _table(report)]
@@ -150,9 +150,16 @@ def _table(report: Mapping[str, Any]) -> Table:
         )
         rows.append((start, *cells))
     rows += [(name, *(["absent here"] * len(budgets))) for name in absent(report)]
-    heads = [f"{b['title']} ({_span(b['records'])} records)" for b in report["budgets"]]
-    caption = "Macro-F1 [95 % interval]. * on fewer label draws than the others: compare by the differences."
+    units = f"{report['unit']}s"
+    heads = [f"{b['title']} ({_span(b[units])} {units})" for b in report["budgets"]]
+    caption = f"{_metric(report)} [95 % interval]. * on fewer label draws than the others: compare by the differences."
     return Table(("start", *heads), rows, caption, numbers=len(heads))
+
+
+def _metric(report: Mapping[str, Any]) -> str:
+    """`Macro-F1`, `mIoU`, at the beginning of a sentence."""
+    name: str = report["metric"]
+    return name.replace("macro", "Macro")
 
 
 def _span(values: Sequence[int]) -> str:
@@ -169,7 +176,7 @@ def _differences(report: Mapping[str, Any]) -> list[Block]:
         here = [r for r in rows if r["budget"] == budget]
         axis = Axis.around([0.0, *(r[k] for r in here for k in ("low", "high"))])
         cells = [(f"{r['a']} − {r['b']}", _band(r, axis), _interval(r), r["word"]) for r in here]
-        table = Table(("difference in macro-F1", "95 % interval", "", ""), cells, f"At {budget}")
+        table = Table((f"difference in {report['metric']}", "95 % interval", "", ""), cells, f"At {budget}")
         blocks.append(table if number == 0 else More(f"At {budget}", [table]))
     return blocks
 
@@ -187,20 +194,22 @@ def _band(row: Mapping[str, Any], axis: Axis) -> Markup:
 
 
 def _data(report: Mapping[str, Any], runs: Sequence[Path]) -> list[Block]:
-    n = report["n"]
-    left = n["records_without_label_or_window"]
+    n, units = report["n"], f"{report['unit']}s"
+    left, nowhere = n[f"{units}_without_label_or_window"], n[f"labelled_{units}_in_no_fold"]
     blocks: list[Block] = [
         Say(
-            f"{n['records']} records of {n['groups']} groups ({n['windows']} windows); {left or 'none'} without a label or a window. "
+            f"{n[units]} {units} of {n['groups']} groups ({n['windows']} windows); {left or 'none'} without a label or a window. "
             "Groups are left out whole, before anything is cut or drawn; pretraining and normaliser see the other groups only."
+            + (f" {nowhere} labelled {units} are in no fold: neither trained nor tested on." if nowhere else "")
         ),
-        Table(("class", "records"), [(c, str(k)) for c, k in n["records_of_class"].items()], numbers=1),
+        Table(("class", units), [(c, str(k)) for c, k in n[f"{units}_of_class"].items()], numbers=1),
     ]
     manifest = manifest_in(runs[0]) if runs else None
     if manifest is not None:
         blocks += quarantine(manifest, f"pretraining/{runs[0].name}/manifest.parquet")
     folds = [
-        (str(i), str(len(f["train"])), ", ".join(short(g) for g in f["test"])) for i, f in enumerate(report["folds"])
+        (f["name"] or str(i), str(len(f["train"])), ", ".join(short(g) for g in f["test"]))
+        for i, f in enumerate(report["folds"])
     ]
     folded = Table(
         ("fold", "groups to train on", "groups left out"), folds, "Groups as the first characters of keyed hashes"
@@ -243,11 +252,11 @@ def _choices(report: Mapping[str, Any]) -> list[Block]:
     notes = [f"{name}: {line}" for name, about in report["off_the_shelf"].items() for line in about.get("adapted", ())]
     blocks: list[Block] = [
         Say(
-            "Learning rates and regularisation are chosen for every start alike, from one grid, never with a test record."
+            f"Learning rates and regularisation are chosen for every start alike, from one grid, never with a test {report['unit']}."
         ),
         More(
             "Learning rates of fine-tuning",
-            [Table(("start", "fold", "chosen", "macro-F1 on held-out training groups"), rates)],
+            [Table(("start", "fold", "chosen", f"{report['metric']} on held-out training groups"), rates)],
         ),
         More("Regularisation of the heads", [Table(("start", "budget", "value (times chosen)"), heads)]),
         More("Protocol", [Items([f"{k}: {v}" for k, v in report["protocol"].items()])]),
@@ -260,7 +269,8 @@ def _undone(report: Mapping[str, Any]) -> list[str]:
         s[report["budgets"][0]["title"]]["draws"] for name, s in report["scores"].items() if name.endswith(TUNED)
     )
     found = [
-        "One metric (macro-F1 over records) and one task; nothing is said of calibration or of other shifts than new groups.",
+        f"One metric ({report['metric']} over {report['unit']}s) and one task; nothing is said of calibration or of other "
+        "shifts than new groups.",
         f"{many(len(report['seeds']), 'pretraining seed')}: what another seed would change is estimated from these.",
         f"Fine-tuned starts were scored on {many(draws, 'label draw')} at the smallest budget.",
         "The simple baseline with the best score of this study was taken, which favours the baselines.",

@@ -1,6 +1,7 @@
 """The jobs of a study. Each writes one file `jobs/<name>.json`, whole, and is done where that file is.
 
-predictions  start -> budget -> (S, D, T) class codes: seeds of this job, label draws, `test_records`
+test_records, or test_points: (T,) numbers of the units left out
+predictions  start -> budget -> (S, D, T) class codes: seeds of this job, label draws, units left out
 choices      start -> budget -> (S, D) what was chosen of the head's grid, or the learning rate
 """
 
@@ -15,24 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from unlabeled.core.build import build_encoder
 from unlabeled.core.bundle import load_bundle, read_bundle
-from unlabeled.core.contracts import BadInput, MethodCard, load
+from unlabeled.core.contracts import MethodCard, load
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.groups import check_disjoint
-from unlabeled.core.data.items import Items
-from unlabeled.core.evaluation.embed import embed
 from unlabeled.core.evaluation.heads import Features, Forest, Logistic, head_of
 from unlabeled.core.evaluation.look import Look, flat, save, spread_out
 from unlabeled.core.files import write_atomic, write_json
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.studies import starts
 from unlabeled.core.studies.plan import Plan
-from unlabeled.core.studies.scoring import Scorer, open_corpus, training_specs, windows
+from unlabeled.core.studies.readings import Reading, reading
+from unlabeled.core.studies.scoring import Scorer, open_corpus, training_specs
 from unlabeled.core.studies.tuning import Tuner
+from unlabeled.core.studies.units import of_points
 
 OURS, RANDOM = "ours", "random weights"
 FROZEN, TUNED = "frozen", "fine-tuned"
@@ -50,9 +50,15 @@ def result(out: Path, name: str) -> Path:
     return out / "jobs" / f"{name}.json"
 
 
+def baselines(recipe: Recipe) -> list[MethodCard]:
+    """The domain's baselines that give features of what the study labels: of windows, or of cells."""
+    method = "cells" if of_points(recipe) else "features"
+    return [card for card in domain(recipe.domain).baselines if hasattr(load(card.target), method)]
+
+
 def joined_with(recipe: Recipe) -> MethodCard | None:
-    """The baseline whose features ours is joined with: the domain's first one that has the same head as ours."""
-    cards = [c for c in domain(recipe.domain).baselines if isinstance(head_of(c), Logistic)]
+    """The baseline whose features ours is joined with: the first one that has the same head as ours."""
+    cards = [c for c in baselines(recipe) if isinstance(head_of(c), Logistic)]
     return cards[0] if cards else None
 
 
@@ -65,21 +71,18 @@ def simple_name(card: MethodCard) -> str:
 
 
 def baseline_job(recipe: Recipe, plan: Plan, fold: int, out: Path) -> None:
-    """Every baseline of the domain on one fold; keeps the features that ours will be joined with."""
+    """Every baseline on one fold; keeps the features that ours will be joined with."""
     began = time.monotonic()
     corpus = open_corpus(recipe, plan)
-    items = windows(recipe, corpus.normalised(specs=training_specs(recipe, corpus, plan.folds[fold])))
-    samples = _samples(items)
-    inside = np.isin(np.array(plan.groups)[items.record], plan.folds[fold].train)
-    train = [s for s, there in zip(samples, inside, strict=True) if there]
-    scorer = Scorer(plan, fold, items.record)
+    read = reading(recipe, plan, corpus.normalised(specs=training_specs(recipe, corpus, plan.folds[fold])))
+    scorer = Scorer(plan, fold, read.unit)
     predictions: dict[str, dict[str, list[Any]]] = {}
     choices: dict[str, dict[str, list[Any]]] = {}
     made: dict[str, Features] = {}
     joined = joined_with(recipe)
-    for card in domain(recipe.domain).baselines:
+    for card in baselines(recipe):
         if card.target not in made:
-            made[card.target] = np.asarray(load(card.target)().fit(train).features(samples), np.float32)
+            made[card.target] = read.simple(load(card.target), plan.folds[fold].train)
         for seed in plan.seeds if isinstance(head_of(card), Forest) else plan.seeds[:1]:
             one, chosen = scorer.frozen(made[card.target], head_of(card, seed))
             for budget in one:
@@ -88,10 +91,6 @@ def baseline_job(recipe: Recipe, plan: Plan, fold: int, out: Path) -> None:
         if joined is not None and card.name == joined.name:
             write_atomic(_features_path(out, fold), partial(_save, values=made[card.target]))
     _write(out, fold_name(fold), scorer, began, predictions=predictions, choices=choices)
-
-
-def _samples(items: Items) -> list[Any]:
-    return [items.sample(i) for i in range(len(items))]
 
 
 def _features_path(out: Path, fold: int) -> Path:
@@ -122,8 +121,8 @@ def seed_job(
     for encoder in encoders.values():
         encoder.to(device)
     corpus = open_corpus(recipe, plan).normalised(specs=ours.specs)
-    items = windows(recipe, corpus)
-    scorer = Scorer(plan, fold, items.record)
+    read = reading(recipe, plan, corpus)
+    scorer = Scorer(plan, fold, read.unit)
     joined = joined_with(recipe)
     simple = None if joined is None else np.load(_features_path(out, fold), allow_pickle=False)
     predictions: dict[str, dict[str, list[Any]]] = {}
@@ -134,17 +133,14 @@ def seed_job(
         choices[start] = {b: [rows] for b, rows in found[1].items()}
 
     for name, encoder in encoders.items():
-        embedded = embed(encoder, items, encoder.specs)
-        if embedded.failed:
-            raise BadInput(next(iter(embedded.failed.values())))
-        add(f"{name}, {FROZEN}", scorer.frozen(embedded.values))
+        values = read.embedded(encoder)
+        add(f"{name}, {FROZEN}", scorer.frozen(values))
         if joined is not None and simple is not None:
-            both = np.hstack([simple, embedded.values])
-            add(f"{name} + {simple_name(joined)}", scorer.frozen(both))
+            add(f"{name} + {simple_name(joined)}", scorer.frozen(np.hstack([simple, values])))
         if (name, fold, seed) == (OURS, 0, plan.seeds[0]):
-            _map(plan, embedded.values, embedded.record, out)
+            _map(plan, values, read, out)
 
-    tuner = Tuner(recipe, plan, fold, corpus, items, seed)
+    tuner = Tuner(recipe, plan, fold, read, seed)
     rates = _rates(plan, fold, seed, out)
     for name, encoder in encoders.items():
         if name not in rates:
@@ -154,10 +150,10 @@ def seed_job(
     _write(out, name, scorer, began, predictions=predictions, choices=choices, lr=rates, pretraining_seconds=seconds)
 
 
-def _map(plan: Plan, values: Features, record: NDArray[np.int64], out: Path) -> None:
-    """What the report draws of the first pretraining: some windows of all groups, those left out too."""
+def _map(plan: Plan, values: Features, read: Reading, out: Path) -> None:
+    """What the report draws of the first pretraining: some windows or points of all groups, those left out too."""
     some = spread_out(len(values))
-    of = record[some]
+    of = read.unit[some]
     points, share = flat(values[some])
     group, label = np.array(plan.groups)[of], np.array(plan.labels)[of]
     save(out / "look.npz", Look(points, share, group, label, plan.classes))
@@ -194,5 +190,5 @@ def _rates(plan: Plan, fold: int, seed: int, out: Path) -> dict[str, Any]:
 def _write(out: Path, name: str, scorer: Scorer, began: float, **about: Mapping[str, Any] | float) -> None:
     write_json(
         result(out, name),
-        {"test_records": scorer.test.tolist(), "seconds": round(time.monotonic() - began, 2), **about},
+        {f"test_{scorer.plan.unit}s": scorer.test.tolist(), "seconds": round(time.monotonic() - began, 2), **about},
     )

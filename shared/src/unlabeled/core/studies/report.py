@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.core.bundle.provenance import commit, versions
-from unlabeled.core.data.groups import distinct
 from unlabeled.core.evaluation.labels import UNLABELLED
 from unlabeled.core.measures.confusion import confusion
-from unlabeled.core.measures.intervals import RESAMPLES, Interval, difference, interval, statistic
+from unlabeled.core.measures.intervals import Interval, difference, interval, statistic
 from unlabeled.core.studies.jobs import FROZEN, OURS, RANDOM, TUNED, fold_name, result, seed_name
 from unlabeled.core.studies.plan import Plan, title
+from unlabeled.core.studies.protocol import protocol
 from unlabeled.core.studies.verdict import RULE, word
 
 Confusions = dict[str, dict[str, NDArray[np.int64]]]
-
-PROTOCOL = {
-    "metric": "macro-F1 over records; a record is voted by the mean score of its windows; confusions are summed over folds",
-    "splits": "groups left out; pretraining and normaliser see the training groups only",
-    "frozen": "standardised features, multinomial logistic regression; the regularisation of every start is chosen from one "
-    "grid by the held-out loss within the labelled records of the draw",
-    "baselines": "their features are fitted, without labels, on all training windows, as pretraining is",
-    "joined": "the simple features beside the embedding of the same window, with the same head",
-    "fine-tuned": "all weights; the learning rate of each start and fold is chosen from one grid by its first seed on held-out "
-    "training groups, whose labels come on top of the label budget, for every start alike; pretraining saw these groups "
-    "without labels",
-    "random weights": "the same encoder with the random weights of this seed, from which pretraining began unless the "
-    "recipe names a start",
-    "off-the-shelf": "weights named in study.starts, scored as ours is: frozen, joined and fine-tuned; a bundle among them "
-    "has seen no tested group; what others have seen is not known",
-    "interval": f"95 %, percentiles of {RESAMPLES} resamples of groups and seeds; draws are averaged; differences are paired",
-}
 
 
 def assemble(
@@ -49,25 +33,19 @@ def assemble(
     """
     results = results_in(plan, out)
     confusions = collect(plan, results)
-    labels = np.array(plan.labels)
     return {
-        "n": {
-            "records": len(labels),
-            "labelled_records": int((labels != UNLABELLED).sum()),
-            "records_without_label_or_window": int((labels == UNLABELLED).sum()),
-            "groups": len(set(plan.groups)),
-            "tested_groups": len(plan.tested),
-            "records_of_class": {c: int((labels == i).sum()) for i, c in enumerate(plan.classes)},
-        },
-        "folds": [{"train": list(f.train), "test": list(f.test)} for f in plan.folds],
+        "unit": plan.unit,
+        "metric": plan.metric,
+        "n": _counts(plan),
+        "folds": [{"name": f.name, "train": list(f.train), "test": list(f.test)} for f in plan.folds],
         "seeds": list(plan.seeds),
         "budgets": [
-            {"title": title(b), "records": [len(plan.label_draws(f, b)[0]) for f in range(len(plan.folds))]}
+            {"title": title(b), f"{plan.unit}s": [len(plan.label_draws(f, b)[0]) for f in range(len(plan.folds))]}
             for b in plan.by_size()
         ],
         "scores": {
             start: {
-                budget: {**vars(interval(c, plan.seed)), "seeds": c.shape[0], "draws": c.shape[1]}
+                budget: {**vars(interval(c, plan.seed, of=plan.statistic)), "seeds": c.shape[0], "draws": c.shape[1]}
                 for budget, c in by_budget.items()
             }
             for start, by_budget in confusions.items()
@@ -80,13 +58,28 @@ def assemble(
             for f in range(len(plan.folds))
             for start, chosen in results[seed_name(f, plan.seeds[0])]["lr"].items()
         ],
-        "protocol": PROTOCOL,
+        "protocol": protocol(plan),
         "recipe": plan.recipe,
         "data_sha256": plan.data,
         "versions": versions("scikit-learn"),
         "commit": commit(),
         "job_seconds": round(sum(r["seconds"] for r in results.values()), 1),
         "pretraining_seconds": round(sum(r.get("pretraining_seconds", 0.0) for r in results.values()), 1),
+    }
+
+
+def _counts(plan: Plan) -> dict[str, Any]:
+    """How many units there are, and how many with a label are tested once each."""
+    labels, tested = np.array(plan.labels), plan.of(tuple(plan.tested))
+    units, labelled = f"{plan.unit}s", int((labels != UNLABELLED).sum())
+    return {
+        units: len(labels),
+        f"labelled_{units}": len(tested),
+        f"{units}_without_label_or_window": len(labels) - labelled,
+        f"labelled_{units}_in_no_fold": labelled - len(tested),
+        "groups": len(set(plan.groups)),
+        "tested_groups": len(plan.tested),
+        f"{units}_of_class": {c: int((labels[tested] == i).sum()) for i, c in enumerate(plan.classes)},
     }
 
 
@@ -107,17 +100,16 @@ def collect(plan: Plan, results: Mapping[str, dict[str, Any]]) -> Confusions:
     out: Confusions = {}
 
     def put(job: dict[str, Any], first: int, seeds: int | None) -> None:
-        records = np.array(job["test_records"], np.int64)
+        units = np.array(job[f"test_{plan.unit}s"], np.int64)
+        group = np.array([where[plan.groups[u]] for u in units])
         for start, by_budget in job["predictions"].items():
             for budget, rows in by_budget.items():
-                predicted = np.array(rows, np.int64).reshape(len(rows), len(rows[0]), len(records))
+                predicted = np.array(rows, np.int64).reshape(len(rows), len(rows[0]), len(units))
                 shape = (seeds or len(rows), len(rows[0]), len(where), k, k)
                 into = out.setdefault(start, {}).setdefault(budget, np.zeros(shape, np.int64))
-                for group in distinct(plan.groups[r] for r in records):
-                    at = np.array([plan.groups[r] == group for r in records])
-                    into[first : first + len(rows), :, where[group]] += confusion(
-                        labels[records[at]], predicted[:, :, at], k
-                    )
+                for g in np.unique(group):
+                    at = group == g
+                    into[first : first + len(rows), :, g] += confusion(labels[units[at]], predicted[:, :, at], k)
 
     for fold in range(len(plan.folds)):
         put(results[fold_name(fold)], 0, None)
@@ -131,6 +123,7 @@ def compared(
 ) -> dict[str, Any]:
     """All differences, and the verdict on those fixed in advance; beside it, what off-the-shelf weights are worth."""
     rows: list[dict[str, Any]] = []
+    mean = partial(statistic, of=plan.statistic)
     frozen, tuned = f"{OURS}, {FROZEN}", f"{OURS}, {TUNED}"
     with_simple = f"{OURS} + {joined}" if joined else None
 
@@ -145,7 +138,7 @@ def compared(
         pairs = controls + [(a, b) for b in simple for a in mine]
         rows += [_row(plan, confusions, budget, a, b) for a, b in pairs]
         if simple:
-            best[budget] = max(simple, key=lambda b, at=budget: statistic(confusions[b][at]))  # type: ignore[misc]
+            best[budget] = max(simple, key=lambda b, at=budget: mean(confusions[b][at]))  # type: ignore[misc]
     first = title(plan.by_size()[0])
 
     def found(a: str, b: str) -> dict[str, Any]:
@@ -157,7 +150,7 @@ def compared(
         "against_random": _beside(found, against(RANDOM)),
     }
     if shelf:
-        first_of = {name: statistic(confusions[f"{name}, {FROZEN}"][first]) for name in shelf}
+        first_of = {name: mean(confusions[f"{name}, {FROZEN}"][first]) for name in shelf}
         verdict["against_off_the_shelf"] = _beside(found, against(max(shelf, key=lambda name: first_of[name])))
     elif plan.starts:
         verdict["against_off_the_shelf"] = {"word": "absent here", "why": "none of those named can be had"}
@@ -167,7 +160,10 @@ def compared(
         main = with_simple or frozen
         verdict["against_simple"] = {**found(main, best[first]), "alone": found(frozen, best[first])}
     else:
-        verdict["against_simple"] = {"word": "cannot tell", "why": "the domain declares no simple baseline"}
+        verdict["against_simple"] = {
+            "word": "cannot tell",
+            "why": f"the domain declares no simple baseline for a {plan.unit}",
+        }
     return {"differences": rows, "best_simple": best, "verdict": verdict}
 
 
@@ -178,7 +174,7 @@ def _beside(found: Callable[[str, str], dict[str, Any]], pairs: list[tuple[str, 
 def _row(plan: Plan, confusions: Confusions, budget: str, a: str, b: str) -> dict[str, Any]:
     left, right = confusions[a][budget], confusions[b][budget]
     draws = min(left.shape[1], right.shape[1])  # fine-tuned starts have fewer: the first draws are everybody's
-    found: Interval = difference(left[:, :draws], right[:, :draws], plan.seed)
+    found: Interval = difference(left[:, :draws], right[:, :draws], plan.seed, of=plan.statistic)
     return {"budget": budget, "a": a, "b": b, **vars(found), "word": word(found), "draws": draws}
 
 

@@ -9,17 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unlabeled.core.build import build_encoder
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe, absolute
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import cut
 from unlabeled.core.data.manifest import check_leaks
+from unlabeled.core.downstream.model import patch_of
 from unlabeled.core.evaluation.heads import head_of
-from unlabeled.core.evaluation.labels import read_labels
 from unlabeled.core.files import outside, write_json
 from unlabeled.core.studies.jobs import (
     baseline_job,
+    baselines,
     fold_name,
     joined_with,
     result,
@@ -28,11 +30,13 @@ from unlabeled.core.studies.jobs import (
     simple_name,
 )
 from unlabeled.core.studies.plan import Plan, as_json, make_plan
+from unlabeled.core.studies.readings import covered
 from unlabeled.core.studies.report import assemble
 from unlabeled.core.studies.runner import Job, run
 from unlabeled.core.studies.scoring import open_corpus, windows
 from unlabeled.core.studies.starts import examined
 from unlabeled.core.studies.tuning import inner_split
+from unlabeled.core.studies.units import of_points, points, records
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -62,9 +66,8 @@ def study(recipe: Recipe, out: Path, on_progress: OnProgress | None = None, real
             jobs.append(Job(name, result(out, name), partial(seed_job, recipe, plan, f, seed, shelf, out), (after,)))
     run(jobs, recipe.study.jobs, on_progress)
     joined = joined_with(recipe)
-    report = assemble(
-        plan, out, [c.name for c in domain(recipe.domain).baselines], simple_name(joined) if joined else None, shelf
-    )
+    simple = [c.name for c in baselines(recipe)]
+    report = assemble(plan, out, simple, simple_name(joined) if joined else None, shelf)
     report["n"]["windows"] = n_windows
     report["data"] = {"what": real, "domain": recipe.domain, "sha256": report.pop("data_sha256")}
     report["wall_seconds"] = round(time.monotonic() - began, 1)
@@ -76,18 +79,23 @@ def study(recipe: Recipe, out: Path, on_progress: OnProgress | None = None, real
 def planned(recipe: Recipe) -> tuple[Plan, int]:
     """The plan, and the number of windows. Checks all that can be wrong before anything is computed."""
     if recipe.study.labels is None:
-        raise RequestError("study.labels is missing: name a CSV with the columns key and label")
-    for card in domain(recipe.domain).baselines:
+        raise RequestError(
+            "study.labels is missing: name a CSV with the columns key and label, or what a task of segmentation reads"
+        )
+    for card in baselines(recipe):
         head_of(card)
     everything = Corpus.open(domain(recipe.domain), recipe.data.model_copy(update={"groups": None}))
     corpus = everything if recipe.data.groups is None else everything.only(recipe.data.groups)
-    keys = [r.key for r in corpus.rows]
-    elsewhere = {r.key for r in everything.manifest} - set(keys)
-    labels = read_labels(recipe.study.labels, keys, elsewhere)
-    check_leaks(corpus.manifest)
+    elsewhere = {r.key for r in everything.manifest} - {r.key for r in corpus.rows}
     items = windows(recipe, corpus)
     trained = cut(corpus, recipe.data.window, recipe.data.stride, recipe.data.min_valid)
-    plan = make_plan(recipe, corpus, (items, trained), labels)
+    if of_points(recipe):
+        patch_of(build_encoder(recipe, corpus.domain, corpus.specs, recipe.seed))
+        units, items = points(recipe, everything, corpus), covered(recipe, corpus)
+    else:
+        units = records(recipe, corpus, (items, trained), elsewhere)
+    check_leaks(corpus.manifest)
+    plan = make_plan(recipe, corpus, units, elsewhere)
     for fold in range(len(plan.folds)):
         inner_split(plan, fold, recipe.study.groups_per_fold)
     return plan, len(items)
@@ -115,4 +123,6 @@ def _shelf(recipe: Recipe, plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
     if file.exists():
         read: dict[str, dict[str, Any]] = json.loads(file.read_text())
         return read
-    return examined(recipe, open_corpus(recipe, plan).specs) if plan.starts else {}
+    if not plan.starts:
+        return {}
+    return examined(recipe, open_corpus(recipe, plan).normalised(recipe.data.normaliser).specs)

@@ -1,4 +1,4 @@
-"""What every job of a study stands on: the corpus, the windows, and predictions of a fold's test records."""
+"""What every job of a study stands on: the corpus, the windows, and predictions of a fold's test units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import Items, evaluated
 from unlabeled.core.evaluation.heads import Features, Head, Scores
 from unlabeled.core.evaluation.probe import probe, vote
-from unlabeled.core.studies.plan import Fold, Plan, title
+from unlabeled.core.studies.folds import Fold
+from unlabeled.core.studies.plan import Plan, title
 
 Ids = NDArray[np.int64]
 
@@ -35,19 +36,19 @@ def training_specs(recipe: Recipe, corpus: Corpus, fold: Fold) -> dict[str, Inpu
     return corpus.only(fold.train).normalised(recipe.data.normaliser).specs
 
 
-def of_records(record: Ids, records: Ids) -> Ids:
-    """Numbers of the items cut from these records."""
-    return np.flatnonzero(np.isin(record, records))
+def of_units(unit: NDArray[np.integer], units: Ids) -> Ids:
+    """Numbers of the items that belong to these units."""
+    return np.flatnonzero(np.isin(unit, units))
 
 
 class Scorer:
-    """Predictions of one fold's test records from features per item."""
+    """Predictions of one fold's test units from features per item; unit: (items,) the unit each item belongs to."""
 
-    def __init__(self, plan: Plan, fold: int, record: Ids) -> None:
-        self.plan, self.fold, self.record = plan, fold, record
-        self.labels = np.array(plan.labels)
+    def __init__(self, plan: Plan, fold: int, unit: NDArray[np.integer]) -> None:
+        self.plan, self.fold, self.unit = plan, fold, unit
+        self.labels, self.record = np.array(plan.labels), plan.record
         self.test = plan.of(plan.folds[fold].test)
-        self.test_items = of_records(record, self.test)
+        self.test_items = of_units(unit, self.test)
 
     def frozen(self, features: Features, head: Head | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Predictions (D, T) and choices (D,) by budget, of a head (none: logistic regression) on features (items, P)."""
@@ -59,11 +60,12 @@ class Scorer:
         return predictions, choices
 
     def _probed(self, features: Features, labelled: Ids, head: Head | None) -> tuple[list[int], float | None]:
-        at = of_records(self.record, labelled)
-        record = self.record[at]
-        done = probe(features[at], self.labels[record], record, features[self.test_items], len(self.plan.classes), head)
+        at = of_units(self.unit, labelled)
+        unit = self.unit[at]
+        x, test = features[at], features[self.test_items]
+        done = probe(x, self.labels[unit], self.record[unit], test, len(self.plan.classes), head)
         return self.voted(done.scores), done.choice
 
     def voted(self, scores: Scores) -> list[int]:
-        votes = vote(scores, self.record[self.test_items], self.test)
+        votes = vote(scores, self.unit[self.test_items], self.test)
         return [int(c) for c in votes.argmax(1)]

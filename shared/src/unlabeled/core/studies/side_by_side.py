@@ -29,7 +29,8 @@ LAST = 0.1  # share of the steps whose mean is given as a run's last loss
 # what two studies must share so that the predictions of one are paired with those of the other
 PAIRED = {
     "data": "data",
-    "keys": "records",
+    "metric": "metric",
+    "keys": "records or points",
     "groups": "groups, or the project key they are hashed with",
     "labels": "labels",
     "classes": "classes",
@@ -180,7 +181,7 @@ def _differences(a: Plan, here: Path, first: str, b: Plan, there: Path, second: 
                 continue
             x, y = left[start][budget], right[start][budget]
             draws = min(x.shape[1], y.shape[1])
-            found = difference(y[:, :draws], x[:, :draws], a.seed)
+            found = difference(y[:, :draws], x[:, :draws], a.seed, of=a.statistic)
             rows.append({"start": start, "budget": budget, "a": second, "b": first, **vars(found), "word": word(found)})
     return rows
 

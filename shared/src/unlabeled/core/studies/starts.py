@@ -12,8 +12,10 @@ from unlabeled.core.contracts import Absent, Incompatible, InputSpec, Leakage, R
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.groups import check_disjoint, key_id, project_key
+from unlabeled.core.downstream.model import patch_of
 from unlabeled.core.files import without_folders
 from unlabeled.core.nn.base import Encoder
+from unlabeled.core.studies.units import of_points
 
 
 def named(recipe: Recipe) -> dict[str, str]:
@@ -34,9 +36,10 @@ def title(start: str) -> str:
     kind, colon, file = start.partition(":")
     if kind == "timm" and not Path(file).is_file():
         return start
+    name, equals, file = file.rpartition("=")
     path = PurePath(file if colon else start)
     short = f"{path.parent.name}/{path.name}" if path.name == "bundle" else path.name
-    return f"{kind}:{short}" if colon else short
+    return f"{kind}:{PurePath(name).name}{equals}{short}" if colon else short
 
 
 def check_unseen(recipe: Recipe, tested: Collection[str]) -> None:
@@ -61,12 +64,16 @@ def _bundle(start: str) -> Bundle | None:
 def examined(recipe: Recipe, specs: Mapping[str, InputSpec]) -> dict[str, dict[str, Any]]:
     """What each start is here: {"sha256", "adapted", "overruled"}, or {"absent": reason} where it cannot be had.
 
-    Raises RequestError for what is no start, Incompatible where the weights do not fit the data.
+    Raises RequestError for what is no start, or has no tokens on a grid where the study is one of points, Incompatible where
+    the weights do not fit the data.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, start in named(recipe).items():
         try:
-            report = _encoder(recipe, start, specs, recipe.seed).report
+            encoder = _encoder(recipe, start, specs, recipe.seed)
+            if of_points(recipe):
+                patch_of(encoder)
+            report = encoder.report
         except Absent as reason:
             found[name] = {"absent": without_folders(str(reason))}
         except Incompatible as error:

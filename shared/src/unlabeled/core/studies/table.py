@@ -15,20 +15,21 @@ from unlabeled.core.studies.jobs import RANDOM
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """One row per start, one column per budget: macro-F1 with its 95 % interval."""
-    n = report["n"]
+    """One row per start, one column per budget: the metric with its 95 % interval."""
+    n, unit = report["n"], report["unit"]
+    by = "vote per record" if unit == "record" else "point by point"
     made = Table(
         box=SIMPLE,
         padding=(0, 1, 0, 0),
         show_edge=False,
-        title=f"{n['labelled_records']} labelled records of {n['tested_groups']} groups, {len(n['records_of_class'])} classes",
-        caption="macro-F1 [95 % interval over groups and seeds], groups left out, vote per record\n"
+        title=f"{n[f'labelled_{unit}s']} labelled {unit}s of {n['tested_groups']} groups, {len(n[f'{unit}s_of_class'])} classes",
+        caption=f"{report['metric']} [95 % interval over groups and seeds], groups left out, {by}\n"
         "* on fewer label draws than the others: compare by the differences, which use shared draws",
     )
     made.add_column("start", overflow="fold")  # names of off-the-shelf weights may be long
     budgets = [b["title"] for b in report["budgets"]]
     for budget in report["budgets"]:
-        made.add_column(f"{budget['title']}\n({_span(budget['records'])} records)", no_wrap=True)
+        made.add_column(f"{budget['title']}\n({_span(budget[f'{unit}s'])} {unit}s)", no_wrap=True)
     most = {b: max(scores[b]["draws"] for scores in report["scores"].values()) for b in budgets}
     for start, scores in report["scores"].items():
         made.add_row(

@@ -16,13 +16,17 @@ def layer_normed(x: Tensor) -> Tensor:
     return F.layer_norm(_wide(x), x.shape[-1:])
 
 
-def contextual(layers: Sequence[Tensor], valid: Tensor) -> Tensor:
+def contextual(layers: Sequence[Tensor], valid: Tensor | None) -> Tensor:
     """Target of data2vec 2.0 (Baevski et al. 2022, section 3.1): the layers' mean, each instance-normed, then layer-normed.
 
-    layers (B, L, D) each, valid (B, L) bool -> (B, L, D) in at least fp32. An instance norm takes mean and variance of
+    layers (B, L, D) each, valid (B, L) bool, None: all -> (B, L, D) in at least fp32. An instance norm takes mean and variance of
     every channel over the valid tokens of an item; what it gives at the others is of no use.
     """
-    return layer_normed(torch.stack([_instance_normed(_wide(x), valid[..., None]) for x in layers]).mean(0))
+    there = None if valid is None else valid[..., None]
+    total = _instance_normed(_wide(layers[0]), there)
+    for x in layers[1:]:
+        total = total + _instance_normed(_wide(x), there)
+    return layer_normed(total / len(layers))
 
 
 @torch.no_grad()
@@ -40,7 +44,10 @@ def target_std(target: Tensor, weight: Tensor) -> Tensor:
     return (var + 1e-6).sqrt().mean()
 
 
-def _instance_normed(x: Tensor, valid: Tensor, eps: float = 1e-5) -> Tensor:
+def _instance_normed(x: Tensor, valid: Tensor | None, eps: float = 1e-5) -> Tensor:
+    if valid is None:
+        centred = x - x.mean(1, keepdim=True)
+        return centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + eps)
     count = valid.sum(1, keepdim=True).clamp_min(1)
     centred = torch.where(valid, x - torch.where(valid, x, 0).sum(1, keepdim=True) / count, 0)
     return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + eps)

@@ -15,16 +15,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.core.contracts.batch import Moves
+from unlabeled.core.tokens.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class Mask(Moves):
-    """keep (B, K) and hide (B, M) int64 token numbers; keep_valid and hide_valid bool, False for fillers. K + M = L."""
+    """keep (B, K) and hide (B, M) int64 token numbers; keep_valid and hide_valid bool, False for fillers. K + M = L.
+
+    `whole`: known on the host that there are no fillers, which is so where every token is valid.
+    """
 
     keep: Tensor
     keep_valid: Tensor
     hide: Tensor
     hide_valid: Tensor
+    whole: bool = False
+
+    def visible(self, tokens: Tokens) -> Tokens:
+        return tokens.take(self.keep, None if self.whole else self.keep_valid)
+
+    def hidden(self, tokens: Tokens) -> Tokens:
+        return tokens.take(self.hide, None if self.whole else self.hide_valid)
 
 
 def kept(tokens: int, ratio: float) -> int:

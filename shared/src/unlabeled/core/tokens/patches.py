@@ -74,6 +74,10 @@ def patch_valid(valid: Tensor, patch: Sequence[int], channels: int) -> tuple[Ten
 def dense_tokens(dense: Dense, patch: Sequence[int]) -> Tokens:
     """Patches of a dense input as tokens, the last patches padded where they are not full."""
     dense = pad_to_patches(dense, patch)
-    elements, _ = patch_valid(dense.valid, patch, dense.values.shape[1])
     grid = grid_of(dense.values.shape[2:], patch)
-    return Tokens.of(patchify(dense.values, patch), elements, grid_coords(grid, patch, dense.spacing), grid)
+    patches, coords = patchify(dense.values, patch), grid_coords(grid, patch, dense.spacing)
+    if dense.whole:
+        everything = dense.valid.new_ones(()).expand(patches.shape)
+        return Tokens.of(patches, everything, coords, grid, whole=True)
+    elements, _ = patch_valid(dense.valid, patch, dense.values.shape[1])
+    return Tokens.of(patches, elements, coords, grid)

@@ -13,9 +13,10 @@ from torch import Tensor
 from unlabeled.core.bundle.card import fed, limits
 from unlabeled.core.bundle.export.whole import Whole
 from unlabeled.core.bundle.fingerprint import fixed_inputs
-from unlabeled.core.bundle.load import load_bundle
+from unlabeled.core.bundle.load import load_bundle, read_bundle
 from unlabeled.core.contracts import RequestError, RunFailed, load
 from unlabeled.core.contracts.batch import Dense
+from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import nearest
 from unlabeled.core.files import folder_atomic, free, write_json
 
@@ -35,7 +36,9 @@ LEFT_OUT = (
 
 
 def export(bundle: str | Path, to: str, out: str | Path, size: Sequence[int] | None = None) -> dict[str, Any]:
-    """Write the encoder of a bundle to the folder `out` in the format `to` (timm, hf, onnx, torch), and its report.
+    """Write the encoder of a bundle to the folder `out` in the format `to`, and its report.
+
+    to: timm, hf, onnx, torch, or one of the `exports` of the bundle's domain.
 
     size: of the images, in cells; only timm needs it, none: what the bundle was trained on.
 
@@ -45,14 +48,15 @@ def export(bundle: str | Path, to: str, out: str | Path, size: Sequence[int] | N
     (the format cannot express this encoder), RunFailed (it does not say the same); then nothing is left behind.
     """
     out = Path(out)
-    if to not in FORMATS:
-        raise RequestError(f"--to: {nearest(to, list(FORMATS))}")
+    formats = {**FORMATS, **domain(read_bundle(Path(bundle)).about["domain"]).exports}
+    if to not in formats:
+        raise RequestError(f"--to: {nearest(to, list(formats))}")
     _installed(to)
     free(out)
     encoder = load_bundle(bundle)
     whole = Whole(encoder)
     with folder_atomic(out) as folder:
-        written = load(FORMATS[to])(whole, folder, None if size is None else tuple(size))
+        written = load(formats[to])(whole, folder, None if size is None else tuple(size))
         dense = fixed(whole, written.shape)
         given = {"values": dense.values, **({"spacing": dense.spacing} if whole.asks_spacing else {})}
         with torch.inference_mode():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -21,11 +21,18 @@ def flat(name: str) -> str:
 
 
 def encoder_of(
-    net: str, state: Mapping[str, Tensor], name: str, spec: InputSpec, options: Mapping[str, Any], notes: list[str]
+    net: str,
+    state: Mapping[str, Tensor],
+    name: str,
+    spec: InputSpec,
+    options: Mapping[str, Any],
+    notes: list[str],
+    read: Sequence[str] = (),
 ) -> TimmBackbone:
     """The encoder around timm's `net` with the weights of its whole model, for the channels of `spec`.
 
-    options: `stages`, as of the encoder. Raises Incompatible where a tensor is missing or of another shape.
+    options: `stages`, as of the encoder. read: names of the channels of the weights, where they are known. Raises
+    Incompatible where a tensor is missing or of another shape.
     """
     wanted = {"model": net, **({"stages": options["stages"]} if "stages" in options else {})}
     encoder = TimmBackbone({name: spec}, validated(TimmBackbone.Options, wanted, "encoder"))
@@ -41,7 +48,7 @@ def encoder_of(
         notes.append(left_out(rest).removeprefix("; "))
     first = entrance(net, own)
     taken = {n: given[flat(n)] for n in own}
-    weight, line = adapted(taken[first], spec.channels)
+    weight, line = adapted(taken[first], spec.channels, read)
     if weight.shape != taken[first].shape or not weight.equal(taken[first]):
         notes.append(line)
     taken[first] = weight

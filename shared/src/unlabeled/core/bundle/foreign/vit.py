@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,15 +85,21 @@ def _grid(count: int, options: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def encoder_of(
-    model: VisionTransformer, name: str, spec: InputSpec, options: Mapping[str, Any], notes: list[str]
+    model: VisionTransformer,
+    name: str,
+    spec: InputSpec,
+    options: Mapping[str, Any],
+    notes: list[str],
+    read: Sequence[str] = (),
 ) -> TokenEncoder:
     """The token encoder with the features of `model`, for the channels of `spec`.
 
-    options: `grid` to interpolate the positions to, `pool`. Raises Incompatible where the model is no plain ViT.
+    options: `grid` to interpolate the positions to, `pool`. read: names of the channels of the weights, where they are
+    known. Raises Incompatible where the model is no plain ViT.
     """
     fold(model, notes)
     projection = model.patch_embed.proj
-    weight, line = adapted(projection.weight.detach(), spec.channels)
+    weight, line = adapted(projection.weight.detach(), spec.channels, read)
     if weight.shape[1] != 3 or not torch.equal(weight, projection.weight):
         notes.append(line)
     fresh = nn.Conv2d(weight.shape[1], weight.shape[0], projection.kernel_size, projection.stride)

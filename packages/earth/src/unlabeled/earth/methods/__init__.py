@@ -1,0 +1,1 @@
+"""Methods of the field: one file is one paper, one short class that calls parts."""

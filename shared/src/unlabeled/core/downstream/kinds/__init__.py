@@ -1,0 +1,1 @@
+"""The kinds of task, one file each. R records, N items, K classes, G groups, S the grid of a record."""
