@@ -161,7 +161,7 @@ def test_a_clean_environment_holds_what_was_asked_for_and_none_of_ours(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # 40 s on two idle cores, minutes on busy ones
+@pytest.mark.timeout(600)  # about 50 s of CPU time; minutes where the cores are busy
 def test_our_wheels_pass_and_nothing_is_left_behind() -> None:
     def there() -> set[Path]:
         return {

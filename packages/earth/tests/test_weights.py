@@ -85,7 +85,7 @@ def test_resnet_gives_what_torchgeo_gives(net, file):
 
 def test_bands_in_another_order_get_their_own_weights(net, file):
     """EuroSAT's files have B8A last; torchgeo's weights have it (as B8a) after B8."""
-    order = tuple(b for b in S2 if b != "B8A") + ("B8A",)
+    order = (*(b for b in S2 if b != "B8A"), "B8A")
     encoder = begin(f"{NAME}={file}", spec(order))
     x = pixels()
     moved = x[:, [S2.index(b) for b in order]]
@@ -116,7 +116,7 @@ def test_vit_gives_what_torchgeo_gives(tmp_path):
 
 
 def test_other_bands_are_refused_by_name(file):
-    with pytest.raises(Incompatible, match="reads the bands B1, B2, .*, the data have B2, B3, B4"):
+    with pytest.raises(Incompatible, match=r"reads the bands B1, B2, .*, the data have B2, B3, B4"):
         begin(f"{NAME}={file}", spec(("B2", "B3", "B4")))
 
 
@@ -311,6 +311,6 @@ def test_what_torchgeo_has_no_factory_for_is_refused(tmp_path):
     _, path = bundle(tmp_path / "bundle", "timm", model="resnet34")
     with pytest.raises(Incompatible, match="not for this resnet34; --to timm holds it"):
         export(path, "torchgeo", tmp_path / "out")
-    with pytest.raises(RequestError, match="--to: .*torchgeo"):
+    with pytest.raises(RequestError, match=r"--to: .*torchgeo"):
         export(path, "torchgoe", tmp_path / "out")
     assert not (tmp_path / "out").exists()

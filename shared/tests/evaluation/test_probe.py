@@ -25,6 +25,29 @@ def test_stretches_of_time_are_held_out_where_a_class_has_one_record() -> None:
     assert held == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
 
 
+def test_points_of_one_record_are_held_out_together_though_they_differ_in_class() -> None:
+    # 6 records with 4 points of class 0 and 4 of class 1 each, and class 2 in two of them: two folds of whole records,
+    # with class 2 inside of both
+    record = np.repeat(np.arange(6), 9)
+    label = np.tile([0, 1, 0, 1, 0, 1, 0, 1, 0], 6)
+    label[[8, 17]] = 2
+    found = splits(label, record)
+    assert len(found) == 2
+    for inside, outside in found:
+        assert not set(record[inside]) & set(record[outside])
+        assert set(label[inside]) == {0, 1, 2} == set(label[outside])
+    assert sorted(np.concatenate([o for _, o in found])) == list(range(54))
+
+
+def test_a_class_of_one_record_keeps_points_of_it_on_both_sides() -> None:
+    # class 2 lies in record 3 only: stretches of each record are held out, and all its points once
+    record, label = np.repeat(np.arange(4), 6), np.tile([0, 1, 0, 1, 0, 1], 4)
+    label[[18, 20, 22]] = 2
+    found = splits(label, record)
+    assert [sorted(set(record[outside])) for _, outside in found] == [[0, 1, 2, 3]] * 3
+    assert all(2 in label[inside] and 2 in label[outside] for inside, outside in found)
+
+
 def test_noise_is_regularised_and_signal_is_not() -> None:
     # labels that no feature knows: the held-out loss is least where the head says 1/2; a wide gap: where it is bold
     rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unlabeled.core.measures.confusion import counts, f1_of
+from unlabeled.core.measures.confusion import counts, f1_of, iou_of
 from unlabeled.core.measures.intervals import difference, interval, over_groups, paired, statistic
 from unlabeled.core.measures.regression import mae, moments, r2
 
@@ -17,6 +17,18 @@ def test_the_statistic_is_the_mean_over_seeds_and_draws_of_the_pooled_score() ->
     # two seeds: all right (1) and all wrong (0) on two groups; pooled over groups first, then the mean: 0.5
     right, wrong = np.diag([2, 2]), np.array([[0, 2], [2, 0]])
     assert statistic(np.stack([[[right, right]], [[wrong, wrong]]])) == 0.5
+
+
+def test_any_metric_of_the_counts_may_be_named() -> None:
+    # 3 of 4 right in both classes, in each of two equal groups: F1 = 2 * 3 / 8 = 3/4 and IoU = 3 / (8 - 3) = 3/5, in
+    # every resample
+    a = np.stack([[[np.array([[3, 1], [1, 3]])] * 2]])
+    assert statistic(a) == 0.75 and statistic(a, iou_of) == 0.6
+    found = interval(a, seed=0, of=iou_of)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.6, 0.6, 0.6))
+    # against all right, 1: the difference is 2/5
+    found = difference(np.stack([[[np.diag([4, 4])] * 2]]), a, seed=0, of=iou_of)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.4, 0.4, 0.4))
 
 
 def test_a_start_against_itself_differs_by_exactly_nothing() -> None:

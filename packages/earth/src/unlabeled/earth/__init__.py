@@ -100,5 +100,6 @@ domain = Domain(
         "sar": f"{_HERE}.synthetic:sar",
         "scenes": f"{_HERE}.synthetic:scenes",
     },
+    verbs={"inputs": f"{_HERE}.inputs:inputs"},
     demo=f"{_HERE}.demo:demo",
 )

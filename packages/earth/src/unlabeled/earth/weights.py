@@ -10,7 +10,6 @@ EuroSAT 94.1 under its own, 65.8 under z-scores), and nothing else would tell.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,7 @@ def start(given: str, specs: Mapping[str, InputSpec], encoder: Named) -> Encoder
     Raises RequestError (no such weights, no torchgeo), Absent (they can be neither found nor fetched), Incompatible (other
     bands, another normaliser, a file that is not these weights to the last tensor, an architecture we have not).
     """
-    name, _, file = given.partition("=")
-    name, anyhow = name.removesuffix(ANY), name.endswith(ANY)
+    name, anyhow, file = parts(given)
     model, entry = _entry(name)
     what = f"torchgeo:{name}"
     if not model.startswith(("resnet", "vit_")):
@@ -89,6 +87,23 @@ def start(given: str, specs: Mapping[str, InputSpec], encoder: Named) -> Encoder
     identity = {"start": what + (ANY if anyhow else ""), "sha256": sha256(path)}
     made.report = LoadReport(tuple(made.state_dict()), adapted=tuple(notes), start=identity)
     return made
+
+
+def parts(given: str) -> tuple[str, bool, str]:
+    """NAME[+any-normaliser][=FILE] as name, whether under any normaliser, and file or ""."""
+    name, _, file = given.partition("=")
+    return name.removesuffix(ANY), name.endswith(ANY), file
+
+
+def under_any(given: str) -> str:
+    """The same weights, under any normaliser."""
+    name, _, file = parts(given)
+    return f"{name}{ANY}" + (f"={file}" if file else "")
+
+
+def size_of(given: str) -> int | None:
+    """`pretraining_size` of the weights that a start names."""
+    return pretraining_size(_entry(parts(given)[0])[1])
 
 
 def _encoder(
@@ -201,7 +216,7 @@ def _sensor(entry: Any, what: str) -> SensorSpec:
 
 def _fetched(entry: Any, what: str) -> Path:
     """The file where torch keeps what it fetched, fetched now where it is not there."""
-    path = Path(hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(entry.url).path)
+    path = Path(hub.get_dir()) / "checkpoints" / Path(urlparse(entry.url).path).name
     if path.is_file():
         return path
     prefix = hub.HASH_REGEX.search(path.name)

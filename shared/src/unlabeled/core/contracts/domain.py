@@ -54,7 +54,8 @@ class Domain:
     encoders     name -> class, beside the core's `tokens` and `convnet`
     views        name -> function (DenseInput, draw, spec, **options) -> same
     methods      cards of the field's own methods
-    baselines    cards; each target is a class with `features(samples) -> array`
+    baselines    cards; each target is a class with `fit(samples)` and, for studies of records, `features(samples) -> (N, P)`;
+                 for studies of points, `cells(sample, at) -> (n, P)`, of the cells `at` (n, d) of one whole record
     recipes      package resource folder with *.yaml
     samples      name -> function that writes a folder of real files and returns its path
     heads        downstream tasks, beside the core's classify, tag, segment and regress or in their place

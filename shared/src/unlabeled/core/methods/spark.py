@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,12 +24,16 @@ from unlabeled.core.tokens.patches import grid_of, pad_to_patches, patch_valid, 
 
 @dataclass(frozen=True)
 class Hidden:
-    """A batch with hidden patches: x padded to patches; active (B, *S) what the encoder sees; hidden (B, L) the targets."""
+    """A batch with hidden patches: x padded to patches; active (B, *S) what the encoder sees; hidden (B, L) the targets.
+
+    count: of active cells, where the host knows it.
+    """
 
     x: Dense
     active: Tensor
     hidden: Tensor
     weight: Tensor
+    count: int | None = None
 
 
 class SparK(Method):
@@ -75,12 +80,16 @@ class SparK(Method):
         noise = ctx.draw(batch, "mask").uniform(self.encoder.input, *grid).flatten(1)
         seen = visible(valid, self.options.mask_ratio, noise)
         active = upsampled(seen.reshape(-1, *grid), shape)
-        return Hidden(x, active, valid & ~seen, batch.weight)
+        count = None
+        if x.whole:  # and so has no item of weight 0
+            n = math.prod(grid)
+            count = batch.size * min(max(round(n * (1 - self.options.mask_ratio)), 1), max(n - 1, 1)) * math.prod(patch)
+        return Hidden(x, active, valid & ~seen, batch.weight, count)
 
     def step(self, batch: Hidden, ctx: Context) -> dict[str, Any]:
         x, patch = batch.x, self.encoder.stride
         seen = replace(x, valid=x.valid & batch.active.unsqueeze(1), whole=False)
-        maps = self.encoder.maps({self.encoder.input: seen})
+        maps = self.encoder.maps({self.encoder.input: seen}, batch.count)
         by_stride = {m.stride: m for m in maps}
         # a batch that is whole has no item of weight 0
         there = None if x.whole else x.valid.any(1) & (batch.weight > 0).reshape(-1, *[1] * x.rank)

@@ -51,7 +51,7 @@ class TimmBackbone(ConvEncoder):
         _trim(net, options, spec.width)
         self._try()
 
-    def maps(self, inputs: Mapping[str, BatchInput]) -> list[Map]:
+    def maps(self, inputs: Mapping[str, BatchInput], count: int | None = None) -> list[Map]:
         """What every stage gives."""
         dense = inputs[self.input]
         assert isinstance(dense, Dense)
@@ -60,11 +60,14 @@ class TimmBackbone(ConvEncoder):
         if dense.whole and (ranks.world() == 1 or not self.training):
             return [Map(m, _all(m), s) for m, s in zip(self.net(x), self.strides, strict=True)]
         x = x if dense.whole else torch.where(dense.valid, x, 0)
-        with MaskedDense(None if dense.whole else dense.valid.any(1)) as masked:
+        with MaskedDense(None if dense.whole else dense.valid.any(1), count) as masked:
             maps = self.net(x)
         found = [_all(m) if (sites := masked.at(m.shape[2:])) is None else sites for m in maps]
         # a last activation may write a constant where nothing is valid
-        return [Map(masked.hide(m), v, s) for m, v, s in zip(maps, found, self.strides, strict=True)]
+        return [
+            Map(masked.hide(m), v, s, masked.places(m.shape[2:]))
+            for m, v, s in zip(maps, found, self.strides, strict=True)
+        ]
 
     @torch.no_grad()
     def _try(self) -> None:

@@ -61,8 +61,8 @@ class ConvNet(ConvEncoder):
             if batch:
                 self.norms.append(RankBatchNorm(widths[i + 1]))
 
-    def maps(self, inputs: Mapping[str, BatchInput]) -> list[Map]:
-        """What every layer gives."""
+    def maps(self, inputs: Mapping[str, BatchInput], count: int | None = None) -> list[Map]:
+        """What every layer gives; `count` is of no use here."""
         dense = inputs[self.input]
         assert isinstance(dense, Dense)
         x = dense.values if dense.whole else torch.where(dense.valid, dense.values, 0)

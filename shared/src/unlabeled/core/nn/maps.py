@@ -11,16 +11,21 @@ from torch import Tensor
 from unlabeled.core.contracts import InputSpec, RequestError
 from unlabeled.core.contracts.batch import BatchInput
 from unlabeled.core.nn.base import Encoder, Features
+from unlabeled.core.nn.norms import Places
 from unlabeled.core.nn.pooling import mean_pool
 
 
 @dataclass(frozen=True)
 class Map:
-    """values (B, C, *s), 0 where not valid; valid (B, *s) bool; stride in cells of the input."""
+    """values (B, C, *s), 0 where not valid; valid (B, *s) bool; stride in cells of the input.
+
+    places: of the valid positions, where their number is known on the host.
+    """
 
     values: Tensor
     valid: Tensor
     stride: tuple[int, ...]
+    places: Places | None = None
 
 
 class ConvEncoder(Encoder):
@@ -45,7 +50,8 @@ class ConvEncoder(Encoder):
         self.strides = tuple(strides)
         self.stride = self.strides[-1]
 
-    def maps(self, inputs: Mapping[str, BatchInput]) -> list[Map]:
+    def maps(self, inputs: Mapping[str, BatchInput], count: int | None = None) -> list[Map]:
+        """count: of the input's valid cells, where the host knows it and they are whole cells of the last map."""
         raise NotImplementedError  # pragma: no cover
 
     def features(self, last: Map) -> Features:

@@ -10,7 +10,9 @@ hides the outer one, and nothing is left behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from unlabeled.core.contracts import RequestError
-from unlabeled.core.nn.norms import batch_norm
+from unlabeled.core.nn.norms import Places, alone, batch_norm
 
 Function = Callable[..., Any]
 
@@ -47,6 +49,8 @@ class MaskedDense(TorchFunctionMode):
     """Inside the block, inactive sites of every map are 0 and count in no norm, no pool and no mean over space.
 
     sites  (B, *S) bool, or None: all, so that only batch norms change: in training they reduce over all ranks
+    count  how many sites are active, where the host knows it and the sites are whole cells of the coarsest map: then
+           batch norms of maps with channels last read the active sites alone, which costs less than a dense norm
     Maps are known by their shape: (B, C, *s), or (B, *s, C) in linear layers and layer norms, where s is a whole fraction
     of S, so S must be a multiple of the net's stride. Convolutions (also transposed), linear layers, pools, resizing,
     norms, added constants and activations with f(0) != 0 give 0 at inactive sites, to the bit. Batch norms take their
@@ -60,10 +64,13 @@ class MaskedDense(TorchFunctionMode):
     and other functions that mix sites in ways of their own.
     """
 
-    def __init__(self, sites: Tensor | None) -> None:
+    def __init__(self, sites: Tensor | None, count: int | None = None) -> None:
         super().__init__()
-        self.sites = sites
+        self.sites, self.count = sites, count
         self._known: dict[tuple[int, ...], Tensor | None] = {}
+        self._places: dict[tuple[int, ...], Places] = {}
+        # maps whose inactive sites are still to be hidden, by id
+        self._open: dict[int, weakref.ref[Tensor]] = {}
         self._maps = set() if sites is None else {tuple(sites.shape[1:])}
 
     def at(self, shape: Sequence[int]) -> Tensor | None:
@@ -73,6 +80,16 @@ class MaskedDense(TorchFunctionMode):
         if tuple(shape) not in self._known:
             self._known[tuple(shape)] = sites_at(self.sites, shape)
         return self._known[tuple(shape)]
+
+    def places(self, shape: Sequence[int]) -> Places | None:
+        """The active sites of a map of `shape` where their number is known, else None."""
+        sites = None if self.count is None else self.at(shape)
+        if sites is None or self.sites is None or self.count is None:
+            return None
+        if tuple(shape) not in self._places:
+            share = self.sites[0].numel() // math.prod(shape)
+            self._places[tuple(shape)] = Places.of(sites, self.count // share)
+        return self._places[tuple(shape)]
 
     def hide(self, x: Tensor) -> Tensor:
         """The map x (B, C, *s) with 0 at inactive sites, whatever was there."""
@@ -89,11 +106,39 @@ class MaskedDense(TorchFunctionMode):
 
     def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rule = RULES.get(func)
+        if self._open and rule is not MaskedDense._batch_norm and func not in LOOKS:
+            self._close((*args, *(kwargs or {}).values()))
         if rule is None:
             return func(*args, **(kwargs or {}))
         # what a rule calls is seen by no mode, so that an outer block does not mask a second time
         with torch._C.DisableTorchFunction():
             return rule(self, func, *args, **(kwargs or {}))
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._close([x for known in self._open.values() if (x := known()) is not None])
+
+    def _close(self, values: Iterable[Any]) -> None:
+        """Hide what convolutions have left open among these, in place: nothing has read it yet but norms of active sites."""
+        for x in values:
+            if isinstance(x, list | tuple):
+                self._close(x)
+            elif isinstance(x, Tensor) and (known := self._open.get(id(x))) is not None and known() is x:
+                del self._open[id(x)]
+                sites = self._of(x)
+                assert sites is not None
+                with torch._C.DisableTorchFunction():
+                    x.masked_fill_(~sites.unsqueeze(1), 0)
+
+    def _convolution(self, func: Function, *args: Any, **kwargs: Any) -> Tensor:
+        """A norm that follows, and reads the active sites alone, saves the others' way through memory and back."""
+        out: Tensor = func(*args, **kwargs)
+        sites = self._of(out)
+        if self.count is None or sites is None or not alone(out, out.requires_grad):
+            return self.hide(out)
+        self._maps.add(tuple(out.shape[2:]))
+        self._open[id(out)] = weakref.ref(out)
+        return out
 
     def _of(self, x: Tensor, last: bool = False) -> Tensor | None:
         """The sites of x, (B, *s); None where it is no map of this batch. `last`: channels are."""
@@ -217,8 +262,14 @@ class MaskedDense(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
         valid: Tensor | None = None,
+        places: Places | None = None,
     ) -> Tensor:
         known = (running_mean, running_var, weight, bias, training, momentum, eps)
+        if valid is None and places is None and self._of(input) is not None:
+            places = self.places(input.shape[2:])
+        if places is not None and alone(input, training):
+            return batch_norm(input, *known, valid, places)
+        self._close([input])
         if self.sites is not None and len(input) == len(self.sites):
             sites = self._of(input)
             # of vectors, those of rows that have a site
@@ -319,15 +370,18 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequen
     return x if bias is None else x + bias.reshape(*shape)
 
 
+# what looks at a map without reading its values
+LOOKS = {Tensor.ndim.__get__, Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.size, Tensor.dim}  # type: ignore[attr-defined]
 MAXIMA = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.amax, Tensor.amax}
 MAXIMA |= {F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d}
 
 _BY_RULE: dict[Callable[..., Any], tuple[Function, ...]] = {
     MaskedDense._plain: (
-        *(torch.conv1d, torch.conv2d, torch.conv3d),
+        *(torch.conv1d, torch.conv3d),
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
         F.interpolate,
     ),
+    MaskedDense._convolution: (torch.conv2d,),
     MaskedDense._activation: (
         *(torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid),
         *(F.hardsigmoid, F.softplus, F.logsigmoid),

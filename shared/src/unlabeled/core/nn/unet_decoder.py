@@ -69,7 +69,7 @@ class Densify(nn.Module):
         self.project = CONVOLUTIONS[rank](channels, width, kernel, padding=kernel // 2)
 
     def forward(self, found: Map, masked: MaskedDense) -> Tensor:
-        x = self.norm(found.values, found.valid)
+        x = self.norm(found.values, found.valid, found.places)
         x = torch.where(found.valid.unsqueeze(1), x, self.mask_token.to(x.dtype))
         # no token where there is nothing to predict
         return self.project(masked.hide(x))  # type: ignore[no-any-return]

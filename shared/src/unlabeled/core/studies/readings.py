@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, Protocol, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unlabeled.core.build import build_views
 from unlabeled.core.contracts import BadInput, RequestError, Sample
@@ -27,7 +26,7 @@ from unlabeled.core.studies.scoring import Ids, of_units, windows
 class Reading(Protocol):
     """unit (N,): the unit that each row of features belongs to."""
 
-    unit: NDArray[np.integer]
+    unit: Ids
 
     def embedded(self, encoder: Encoder) -> Features:
         """(N, P) features of a frozen encoder. Raises BadInput where something cannot be read."""
@@ -52,7 +51,7 @@ class Windows:
     def __init__(self, recipe: Recipe, plan: Plan, corpus: Corpus) -> None:
         self.recipe, self.plan, self.corpus = recipe, plan, corpus
         self.items = windows(recipe, corpus)
-        self.unit = self.items.record
+        self.unit = self.items.record.astype(np.int64)
 
     def embedded(self, encoder: Encoder) -> Features:
         found = embed(encoder, self.items, encoder.specs)
@@ -89,7 +88,7 @@ class Windows:
             views=views,
             batch=study.finetune_batch,
         )
-        return log_p, self.unit[at].astype(np.int64)
+        return log_p, self.unit[at]
 
 
 class Points:

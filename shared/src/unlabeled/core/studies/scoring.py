@@ -36,7 +36,7 @@ def training_specs(recipe: Recipe, corpus: Corpus, fold: Fold) -> dict[str, Inpu
     return corpus.only(fold.train).normalised(recipe.data.normaliser).specs
 
 
-def of_units(unit: NDArray[np.integer], units: Ids) -> Ids:
+def of_units(unit: Ids, units: Ids) -> Ids:
     """Numbers of the items that belong to these units."""
     return np.flatnonzero(np.isin(unit, units))
 
@@ -45,10 +45,10 @@ class Scorer:
     """Predictions of one fold's test units from features per item; unit: (items,) the unit each item belongs to."""
 
     def __init__(self, plan: Plan, fold: int, unit: NDArray[np.integer]) -> None:
-        self.plan, self.fold, self.unit = plan, fold, unit
+        self.plan, self.fold, self.unit = plan, fold, np.asarray(unit, np.int64)
         self.labels, self.record = np.array(plan.labels), plan.record
         self.test = plan.of(plan.folds[fold].test)
-        self.test_items = of_units(unit, self.test)
+        self.test_items = of_units(self.unit, self.test)
 
     def frozen(self, features: Features, head: Head | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Predictions (D, T) and choices (D,) by budget, of a head (none: logistic regression) on features (items, P)."""

@@ -83,7 +83,7 @@ def points(recipe: Recipe, everything: Corpus, corpus: Corpus) -> Units:
         codes = task.cells.of(place[row.key])[grid]
         there = codes != UNLABELLED
         if not corpus.whole(i) and (valid := next(iter(corpus.record(i).inputs.values())).valid) is not None:
-            there &= valid.any(0)[grid]
+            there &= np.asarray(valid.any(0))[grid]
         cells = np.argwhere(there)
         record.append(np.full(len(cells), i))
         at.append(cells * every + every // 2)
