@@ -38,6 +38,7 @@ from .data.scenes import (
     rotated,
     safe,
     south_up,
+    truncated,
     with_alpha,
 )
 
@@ -229,22 +230,35 @@ def test_control_points_and_a_target_grid(tmp_path):
     assert wide.data[:, wide.valid[0]].min() >= values.min()
 
 
-@pytest.mark.parametrize("nodata", [None, -9999])
 @pytest.mark.parametrize("kind", ["mask", "alpha"])
-def test_masks_and_alpha_bands_are_brought_along(tmp_path, kind, nodata):
-    """On a grid of half the step each cell becomes four: what the mask hides stays hidden, also beside a nodata value."""
+def test_masks_and_alpha_bands_are_brought_along(tmp_path, kind):
+    """On a grid of half the step each cell becomes four: what the mask hides stays hidden."""
     seen = np.ones((20, 30), bool)
     seen[4:9, 3:20] = False
-    values = np.full((3, 20, 30), 100, np.uint8 if kind == "alpha" else np.int16)
+    values = np.full((3, 20, 30), 100, np.uint8)
     if kind == "alpha":
         with_alpha(tmp_path / "a.tif", values, seen)
     else:
-        values[:, 15, 25] = -9999
-        raster(tmp_path / "a.tif", values, mask=seen, nodata=nodata)
-        seen[15, 25] = nodata is None
+        raster(tmp_path / "a.tif", values, mask=seen)
     x = one(tmp_path, resolution=5, resampling="nearest").inputs["x"]
+    assert x.valid is not None and x.channels == ("red", "green", "blue")
     np.testing.assert_array_equal(x.valid, seen.repeat(2, 0).repeat(2, 1)[None])
-    assert x.channels == ("red", "green", "blue")
+    with pytest.raises(BadInput, match="a mask and a nodata value"):
+        one(tmp_path, resolution=5, nodata=7)
+
+
+def test_a_damaged_file_spoils_no_other(tmp_path):
+    """GDAL keeps the error of a failed read; rasterio would raise it at the next look at a good file."""
+    bad, good = truncated(tmp_path / "bad.tif"), raster(tmp_path / "good.tif", dn())
+    reader = Reader(ReaderOptions(), tmp_path)
+    handles.opened(good, "good.tif")
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"^bad.tif: it is cut short or damaged"):
+            list(reader.read(bad))
+        assert handles.opened(good, "good.tif").colorinterp
+        np.testing.assert_array_equal(Reader(ReaderOptions(), tmp_path).part(good, 0).inputs["x"].data, dn())
+    with pytest.raises(BadInput, match=r"^bad.tif: it is cut short or damaged"):
+        list(Reader(ReaderOptions(), tmp_path).read(bad))
 
 
 def test_rotated_files_are_turned_and_their_corners_are_invalid(tmp_path):

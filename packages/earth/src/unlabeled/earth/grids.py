@@ -16,7 +16,7 @@ from rasterio.warp import calculate_default_transform
 
 from unlabeled.core.contracts import BadInput
 from unlabeled.earth.blocks import check_unit
-from unlabeled.earth.handles import FAILURES, source_crs
+from unlabeled.earth.handles import FAILURES, over, source_crs
 from unlabeled.earth.options import ReaderOptions
 from unlabeled.earth.scene import Place
 
@@ -41,6 +41,7 @@ def own(src: Any, name: str, options: ReaderOptions) -> tuple[Place, bool]:
         with WarpedVRT(src, src_crs=crs, crs=crs, add_alpha=ColorInterp.alpha not in src.colorinterp) as vrt:
             return Place(crs, vrt.transform, vrt.height, vrt.width), False
     except FAILURES as error:
+        over()
         raise BadInput(f"{name}: it cannot be turned north up ({error}); write it again with gdalwarp") from None
 
 
@@ -71,6 +72,7 @@ def _moved(place: Place, crs: CRS, name: str) -> Place:
     try:
         t, width, height = calculate_default_transform(place.crs, crs, place.width, place.height, *place.bounds)
     except FAILURES as error:
+        over()
         raise BadInput(f"{name}: it cannot be brought to options.crs ({error}); choose one that covers it") from None
     return Place(crs, t, height, width)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rasterio
-from rasterio._err import CPLE_BaseError  # GDAL's own, which a second read of a damaged strip raises undisguised
+from rasterio._err import CPLE_BaseError  # GDAL's own errors, where rasterio gives them no name
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
@@ -47,7 +48,7 @@ def opened(path: Path, name: str) -> Any:
 
 
 def warped(path: Path, name: str, place: Place, nodata: float | None, resampling: str) -> Any:
-    """The dataset at `path` on another grid. Without declared nodata, or with a mask, its last band is alpha: 0 is nothing."""
+    """The dataset at `path` on another grid. Without declared nodata its last band is alpha: 0 is nothing."""
     return _kept((_stamp(path), place, None if nodata is None else repr(nodata), resampling), path, name)
 
 
@@ -81,6 +82,7 @@ def _open(path: Path, name: str) -> Any:
         try:
             return rasterio.open(path)
         except FAILURES:
+            over()
             raise BadInput(
                 f"{name}: not a raster that GDAL can read, or cut short; fetch it again or remove it"
             ) from None
@@ -88,7 +90,7 @@ def _open(path: Path, name: str) -> Any:
 
 def _warp(stack: ExitStack, src: Any, place: Place, nodata: float | None, resampling: str) -> Any:
     alpha = ColorInterp.alpha in src.colorinterp
-    about: dict[str, Any] = {"add_alpha": True} if not alpha and (nodata is None or masked(src)) else {}
+    about: dict[str, Any] = {"add_alpha": True} if not alpha and nodata is None else {}
     if nodata is not None:  # never smeared into its neighbours
         about |= {"src_nodata": nodata, "nodata": nodata}
     about["resampling"] = Resampling[resampling]
@@ -100,6 +102,14 @@ def _warp(stack: ExitStack, src: Any, place: Place, nodata: float | None, resamp
         about.pop("add_alpha", None)
     grid = {"transform": place.transform, "width": place.width, "height": place.height}
     return stack.enter_context(WarpedVRT(src, src_crs=crs, crs=place.crs, **grid, **about))
+
+
+def over() -> None:
+    """To be called where a read failed: GDAL keeps its last error, and rasterio would raise it at the next call on any file.
+
+    A call that begins by clearing it, and succeeds, ends that (rasterio 1.4.4, GDAL 3.10).
+    """
+    CRS.from_epsg(4326).to_wkt()
 
 
 def source_crs(src: Any) -> Any:

@@ -235,6 +235,12 @@ def _nodata(
 
 def _check_warp(layers: Sequence[Layer], resampled: set[Path], name: str, options: ReaderOptions) -> None:
     """Raises BadInput where bringing files to the grid would make values that are none."""
+    for layer in layers:
+        if layer.masked and layer.nodata and not layer.same:
+            raise BadInput(
+                f"{layer.name}: it has a mask and a nodata value, and GDAL brings only one of them to another grid; write it "
+                "with one"
+            )
     if options.resampling == "nearest":
         return
     for layer in layers:

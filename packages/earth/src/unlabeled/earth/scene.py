@@ -156,15 +156,13 @@ class Scene:
             try:
                 numbers = src.read(indexes, window=window)
                 seen = None
-                if first.masked or (not first.same and not first.nodata):
-                    # a warped file without nodata has its alpha band last
-                    seen = (
-                        src.read_masks(indexes[0], window=window) > 0
-                        if first.same
-                        else src.read(src.count, window=window) > 0
-                    )
+                if first.same and first.masked:
+                    seen = src.read_masks(indexes[0], window=window) > 0
+                elif not first.same and not first.nodata:  # its alpha band comes last
+                    seen = src.read(src.count, window=window) > 0
                 return numbers, seen
             except handles.FAILURES:
+                handles.over()
                 raise BadInput(
                     f"{first.name}: it is cut short or damaged at row {window.row_off}, column {window.col_off}; fetch it again "
                     "or remove it"

@@ -344,8 +344,8 @@ def located(start: str, folder: Path) -> str:
     """
     kind, colon, name = start.partition(":")
     if colon and "=" in name and not (folder / name).is_file():
-        name, _, file = name.partition("=")
-        return f"{kind}:{name}={folder / Path(file).expanduser()}"
+        name, _, beside = name.partition("=")
+        return f"{kind}:{name}={folder / Path(beside).expanduser()}"
     file = folder / Path(name if colon else start).expanduser()
     named = bool(colon) and not file.is_file() and not name.endswith(WEIGHT_FILES)
     if start == "random" or kind == "stage" or named:
