@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -510,3 +512,11 @@ def test_only_and_hidden_files(tmp_path):
     names = [p.relative_to(tmp_path).as_posix() for p in Reader(ReaderOptions(only="^images/")).files(tmp_path)]
     assert names == ["images/a.tif", "images/b.TIF"]
     assert len(Reader().files(tmp_path)) == 3
+
+
+def test_reading_imports_no_torch():
+    """`inspect` is as quick to start as GDAL."""
+    code = (
+        "import sys, unlabeled.earth.read, unlabeled.earth.groups; assert not {'torch', 'lightning'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -64,15 +64,18 @@ def _kept(key: tuple[Any, ...], path: Path, name: str) -> Any:
     if key in mine:
         mine.move_to_end(key)
         return mine[key][0]
-    with ExitStack() as stack:
+    with (
+        environment(),
+        ExitStack() as stack,
+    ):  # a dataset opened without one brings its own, and ends ours when it closes
         src = stack.enter_context(_open(path, name))
         made = src
         if len(key) > 1:
             _, place, nodata, resampling = key
             made = _warp(stack, src, place, None if nodata is None else float(nodata), resampling)
         mine[key] = (made, stack.pop_all())
-    while len(mine) > LIMIT:
-        mine.popitem(last=False)[1][1].close()
+        while len(mine) > LIMIT:
+            mine.popitem(last=False)[1][1].close()
     return made
 
 

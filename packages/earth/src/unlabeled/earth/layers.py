@@ -1,41 +1,24 @@
-"""From files to a Scene: which bands are wanted, and what their numbers mean."""
+"""From files to a Scene: what the numbers of each band mean, and what happens to them on the way to the grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rasterio.enums import ColorInterp
 
 from unlabeled.core.contracts import BadInput
 from unlabeled.earth import grids, handles, offsets
+from unlabeled.earth.bands import File, Found, bands, chosen
 from unlabeled.earth.offsets import Evidence
 from unlabeled.earth.options import ReaderOptions
 from unlabeled.earth.scene import Layer, Scene
-from unlabeled.earth.sensors import SENTINEL2, Band, SensorSpec
+from unlabeled.earth.sensors import SENTINEL2, SensorSpec
 
 _UNITS = {"reflectance": "1", "decibel": "dB", "decibels": "dB", "db": "dB", "kelvin": "K", "dn": "DN"}
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of a scene. band: which one it is, where the path says it. name: for messages."""
-
-    path: Path
-    name: str
-    band: str | None = None
-
-
-@dataclass(frozen=True)
-class _Found:
-    file: File
-    index: int
-    channel: str
-    band: Band | None
 
 
 def open_scene(
@@ -46,12 +29,12 @@ def open_scene(
     Raises BadInput, in one sentence that names file, fault and mend.
     """
     with handles.environment():
-        chosen = _chosen([f for file in files for f in _bands(file, options, spec)], name, options, spec)
-        sources = {f.file.path: handles.opened(f.file.path, f.file.name) for f in chosen}
-        names = {f.file.path: f.file.name for f in chosen}
+        wanted = chosen([f for file in files for f in bands(file, options, spec)], name, options, spec)
+        sources = {f.file.path: handles.opened(f.file.path, f.file.name) for f in wanted}
+        names = {f.file.path: f.file.name for f in wanted}
         own = {path: grids.own(src, names[path], options) for path, src in sources.items()}
         place = grids.target([where for where, _ in own.values()], name, options)
-        layers = [_layer(f, handles.opened(f.file.path, f.file.name), options, spec, product) for f in chosen]
+        layers = [_layer(f, handles.opened(f.file.path, f.file.name), options, spec, product) for f in wanted]
     direct = {path: straight and where.same(place) for path, (where, straight) in own.items()}
     layers = [replace(layer, same=direct[layer.path]) for layer in layers]
     resampled = {path for path, (where, _) in own.items() if not where.same(place)}
@@ -74,66 +57,7 @@ def open_scene(
     )
 
 
-def _bands(file: File, options: ReaderOptions, spec: SensorSpec | None) -> Iterator[_Found]:
-    """Every band of a file under its canonical name. Raises BadInput where a band has none."""
-    src = handles.opened(file.path, file.name)
-    at = [i for i, what in enumerate(src.colorinterp) if what != ColorInterp.alpha]
-    if file.band is not None:
-        if len(at) != 1:
-            raise BadInput(f"{file.name}: its path names one band and it holds {len(at)}; correct options.stack")
-        names: Sequence[str] = [file.band]
-    else:
-        names = _names([src.descriptions[i] for i in at], file, options)
-    for i, name in zip(at, names, strict=True):
-        if spec is None:
-            yield _Found(file, i + 1, name, None)
-        elif spec.knows(name) or options.bands is None:
-            band = spec.band(name, file.name)
-            yield _Found(file, i + 1, band.name, band)
-
-
-def _names(described: Sequence[str | None], file: File, options: ReaderOptions) -> Sequence[str]:
-    n = len(described)
-    if options.names is not None:
-        if len(options.names) != n:
-            raise BadInput(
-                f"{file.name}: it has {n} bands, options.names gives {len(options.names)}; name each of them"
-            )
-        return options.names
-    if all(described):
-        return [str(d) for d in described]
-    if options.bands is not None and len(options.bands) == n:
-        return options.bands
-    asked = f", and options.bands {len(options.bands)}" if options.bands else ""
-    raise BadInput(
-        f"{file.name}: it has {n} bands without names{asked}; name each of the {n}, in order, by options.names"
-    )
-
-
-def _chosen(found: Sequence[_Found], name: str, options: ReaderOptions, spec: SensorSpec | None) -> list[_Found]:
-    """The wanted bands: in the order of options.bands, else of the sensor, else of the file."""
-    by_name: dict[str, _Found] = {}
-    for f in found:
-        if f.channel in by_name:
-            raise BadInput(f"{name}: band {f.channel} is there twice; remove one, or name its bands by options.names")
-        by_name[f.channel] = f
-    if spec is None and "B8A" in by_name:
-        raise BadInput(
-            f"{name}: band B8A is one of Sentinel-2, whose numbers need its rule; set options.sensor to {' or '.join(SENTINEL2)}"
-        )
-    if options.bands is None:
-        return [by_name[n] for n in spec.names if n in by_name] if spec else list(by_name.values())
-    wanted = [spec.band(b).name if spec else b for b in options.bands]
-    missing = [b for b in wanted if b not in by_name]
-    if missing:
-        raise BadInput(
-            f"{name}: band {', '.join(missing)} is missing (found {', '.join(by_name) or 'none of the sensor'}); correct "
-            "options.bands or options.names"
-        )
-    return [by_name[b] for b in wanted]
-
-
-def _layer(found: _Found, src: Any, options: ReaderOptions, spec: SensorSpec | None, product: Evidence | None) -> Layer:
+def _layer(found: Found, src: Any, options: ReaderOptions, spec: SensorSpec | None, product: Evidence | None) -> Layer:
     name, i = found.file.name, found.index - 1
     dtype = np.dtype(src.dtypes[i])
     if dtype.kind == "c":
@@ -154,7 +78,7 @@ def _layer(found: _Found, src: Any, options: ReaderOptions, spec: SensorSpec | N
 
 
 def _meaning(
-    found: _Found,
+    found: Found,
     src: Any,
     dtype: np.dtype[Any],
     options: ReaderOptions,

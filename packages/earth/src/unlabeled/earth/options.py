@@ -139,9 +139,12 @@ class ReaderOptions(BaseModel):
     @model_validator(mode="after")
     def _of_the_sensor(self) -> ReaderOptions:
         """Bands that are asked for exist."""
+        spec = self.spec
+        if spec is None:
+            return self
         try:
-            for name in (*(self.bands or ()), *(self.names or ())) if self.spec else ():
-                self.spec.band(name)
+            for name in (*(self.bands or ()), *(self.names or ())):
+                spec.band(name)
         except UnknownBand as error:
             raise ValueError(str(error)) from None
         return self

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from unlabeled.core.contracts import BadInput
-from unlabeled.earth.layers import File
+from unlabeled.earth.bands import File
 from unlabeled.earth.sensors import SENSORS, SensorSpec
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from unlabeled.core.contracts import BadInput, Input, Sample
 from unlabeled.earth import checks, offsets, products
+from unlabeled.earth.bands import File
 from unlabeled.earth.blocks import Block, blocks, side
 from unlabeled.earth.groups import group
-from unlabeled.earth.layers import File, open_scene
+from unlabeled.earth.layers import open_scene
 from unlabeled.earth.options import ReaderOptions
 from unlabeled.earth.scene import Place, Scene
 
