@@ -30,6 +30,7 @@ from unlabeled.earth.weights import expected, pretraining_size
 
 S2 = SENSORS["sentinel2-l1c"].names
 NAME = "ResNet18_Weights.SENTINEL2_ALL_MOCO"
+ROUNDING = {"rtol": 1e-4, "atol": 1e-4}  # features are up to 100, and another order of memory sums in another order
 
 
 def spec(channels=S2, unit="1", normaliser="div10000", source="sentinel2-l1c"):
@@ -77,7 +78,7 @@ def test_resnet_gives_what_torchgeo_gives(net, file):
     encoder = begin(f"{NAME}={file}")
     with torch.no_grad():
         theirs = net(pixels())
-    torch.testing.assert_close(ours(encoder, pixels()), theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours(encoder, pixels()), theirs, **ROUNDING)
     assert encoder.report.start["start"] == f"torchgeo:{NAME}" and len(encoder.report.start["sha256"]) == 64
     assert any("pretrained on 224 x 224 cells" in line for line in encoder.report.adapted)
     assert encoder.named == {"name": "timm", "model": "resnet18", "stages": None}
@@ -91,10 +92,10 @@ def test_bands_in_another_order_get_their_own_weights(net, file):
     moved = x[:, [S2.index(b) for b in order]]
     with torch.no_grad():
         theirs = net(x)
-    torch.testing.assert_close(ours(encoder, moved), theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours(encoder, moved), theirs, **ROUNDING)
     assert not torch.allclose(ours(encoder, x), theirs, atol=1e-2)
     assert any("by name" in line for line in encoder.report.adapted)
-    torch.testing.assert_close(ours(begin(f"{NAME}={file}", spec(("B01", *S2[1:]))), x), theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours(begin(f"{NAME}={file}", spec(("B01", *S2[1:]))), x), theirs, **ROUNDING)
 
 
 def test_rgb_weights_are_not_averaged(tmp_path):
@@ -103,7 +104,7 @@ def test_rgb_weights_are_not_averaged(tmp_path):
     torch.save(net.state_dict(), tmp_path / "rgb.pth")
     encoder = begin(f"ResNet18_Weights.SENTINEL2_RGB_MOCO={tmp_path / 'rgb.pth'}", spec(("B4", "B3", "B2")))
     with torch.no_grad():
-        torch.testing.assert_close(ours(encoder, pixels(3)), net(pixels(3)), rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours(encoder, pixels(3)), net(pixels(3)), **ROUNDING)
 
 
 def test_vit_gives_what_torchgeo_gives(tmp_path):
@@ -112,7 +113,7 @@ def test_vit_gives_what_torchgeo_gives(tmp_path):
     torch.save(net.state_dict(), tmp_path / "vit.pth")
     encoder = begin(f"ViTSmall16_Weights.SENTINEL2_ALL_DINO={tmp_path / 'vit.pth'}", encoder="tokens")
     with torch.no_grad():
-        torch.testing.assert_close(ours(encoder, pixels(side=224)), net(pixels(side=224)), rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours(encoder, pixels(side=224)), net(pixels(side=224)), **ROUNDING)
 
 
 def test_other_bands_are_refused_by_name(file):
@@ -176,7 +177,7 @@ def test_what_torch_fetched_before_is_used_and_else_the_file_is_named(net, tmp_p
         begin(NAME)
     torch.save(net.state_dict(), tmp_path / "checkpoints" / kept)
     with torch.no_grad():
-        torch.testing.assert_close(ours(begin(NAME), pixels()), net(pixels()), rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours(begin(NAME), pixels()), net(pixels()), **ROUNDING)
 
 
 # the guard
@@ -279,7 +280,8 @@ model.load_state_dict(load_file(folder / about["weights"]))
 kept = load_file(folder / "fingerprint.safetensors")
 normalise = Normalize(**about["transforms"]["sentinel2-l1c"])
 with torch.inference_mode():
-    print(float((model(normalise(kept["values"])) - kept["pooled"]).abs().max()))
+    found = model(normalise(kept["values"]))
+    print(float((found - kept["pooled"]).abs().max() / kept["pooled"].abs().max()))
 """
 
 
@@ -291,12 +293,12 @@ def test_torchgeo_alone_gives_the_same(tmp_path, name, options):
     """In a process where nothing of ours can be imported; the bundle's own answer lies beside the weights."""
     encoder, path = bundle(tmp_path / "bundle", name, **options)
     report = export(path, "torchgeo", tmp_path / "out")
-    assert report["difference"] < 1e-4 and any("licence" in line for line in report["left_out"])
+    assert report["difference"] < report["tolerance"] and any("licence" in line for line in report["left_out"])
     done = subprocess.run([sys.executable, "-c", RELOAD, tmp_path / "out"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-4
     kept = load_file(tmp_path / "out" / "fingerprint.safetensors")
-    torch.testing.assert_close(ours(encoder, kept["values"]), kept["pooled"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours(encoder, kept["values"]), kept["pooled"], rtol=1e-5, atol=1e-5)
 
 
 def test_transform_is_the_normaliser():

@@ -193,7 +193,8 @@ class MaskedDense(TorchFunctionMode):
             return self.hide(pool(input))
         sites = self._of(input)
         assert sites is not None
-        highest = pool(input.masked_fill(~sites.unsqueeze(1), -torch.inf))
+        # not by masked_fill, which would put the channels first in memory
+        highest = pool(torch.where(sites.unsqueeze(1), input, -torch.inf))
         return self.hide(torch.where(share > 0, highest, 0))
 
     def _avg_pool(
