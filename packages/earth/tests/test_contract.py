@@ -19,6 +19,7 @@ class TestEarth(DomainContract):
         "views": [{"name": "flip"}],
     }
     data: dict[str, Any] = {"window": [160.0, 160.0]}
+    formats = ("parquet", "csv", "geoparquet", "gpkg", "geojson")  # the others are maps
 
     def write(self, folder: Path) -> Path:
         """Six chips of three blocks of ground, 18 to 23 cells of 10 m wide, a cell of each nodata."""

