@@ -34,6 +34,11 @@ SURFACE = {
         "export": SHARED["export"],
     },
     "unlabeled-biosignal": {**SHARED, "demo": ["-o"]},
+    "unlabeled-earth": {
+        **SHARED,
+        "inputs": ["--json", "--normalisers", "--sizes", "--start", "-o", "OVERRIDES", "RECIPE"],
+        "demo": ["-o"],
+    },
 }
 HEAVY = {"torch", "lightning"}
 
@@ -50,7 +55,8 @@ def _name(param) -> str:
 
 def test_the_command_lines_are_frozen() -> None:
     assert surface(app) == SURFACE["unlabeled"]
-    assert surface(build(domain("biosignal"))) == SURFACE["unlabeled-biosignal"]
+    for name in ("biosignal", "earth"):
+        assert surface(build(domain(name))) == SURFACE[f"unlabeled-{name}"]
 
 
 def test_every_domain_has_the_shared_verbs() -> None:

@@ -208,6 +208,19 @@ def test_the_verb_writes_what_it_says(recipe, tmp_path, capsys):
     assert f"macro-F1 of {found['chips']} chips that do not overlap" in shown
 
 
+def test_chips_in_no_fold_take_no_part(recipe, tmp_path):
+    """As the gap of the Landsat sample: named folds leave a record out, and its chips count nowhere."""
+    every = labelled(read_recipe(recipe))
+    rows = every.items.corpus.rows
+    gap = int(every.items.record[0])
+    lines = [f"{row.key},{'' if i == gap else 'ab'[i % 2]}" for i, row in enumerate(rows)]
+    (tmp_path / "folds.csv").write_text("\n".join(["key,fold", *lines]) + "\n")
+    chips = labelled(read_recipe(recipe, [f"study.folds={tmp_path / 'folds.csv'}"]))
+    assert len(chips.folds) == 2 and gap not in chips.items.record
+    assert len(chips.label) == len(every.label) - int((every.items.record == gap).sum())
+    assert {len(c) for c in (chips.label, chips.group)} == {len(chips.items)}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

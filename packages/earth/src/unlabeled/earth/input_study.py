@@ -100,10 +100,10 @@ def compare(
     rows: list[dict[str, Any]] = []
     total = len(starts) * len(normalisers) + 1
     update = on_progress or (lambda done, total, note: None)
-    for normaliser in normalisers:
+    for i, normaliser in enumerate(normalisers):
         specs = [_specs(chips, normaliser, fold) for fold in chips.folds]
-        for start in starts:
-            update(len(rows) // (1 + len(sizes)), total, title(start))
+        for j, start in enumerate(starts):
+            update(i * len(starts) + j, total, title(start))
             rows += _of_start(recipe, chips, start, normaliser, specs, sizes)
     update(total - 1, total, "baselines")
     rows += _baselines(chips)
@@ -131,7 +131,7 @@ def labelled(recipe: Recipe) -> Chips:
         classes, label = read.classes, read.codes[items.record]
     else:
         masks = (
-            found.of(int(r), items.region(i)) if found.masks[int(r)] is not None else np.zeros(0)
+            found.of(int(r), items.region(i)) if found.masks[int(r)] is not None else np.zeros(0, np.int64)
             for i, r in enumerate(items.record)
         )
         classes, label = found.classes, np.array([majority(m) for m in masks], np.int64)
@@ -147,7 +147,9 @@ def labelled(recipe: Recipe) -> Chips:
         made = folds.named(recipe.study.folds, corpus, there, (), "chip")
     else:
         made = folds.by_lot(corpus.groups, there, math.ceil(len(there) / FOLDS), recipe.seed)
-    chips = Chips(kept, label[clear], classes, made, int((~clear).sum()))
+    # what is in no fold, such as a gap between two sides, is neither trained nor tested on
+    used = np.isin(np.array(corpus.groups)[kept.record], [g for fold in made for g in (*fold.train, *fold.test)])
+    chips = Chips(kept.take(used), label[clear][used], classes, made, int((~clear).sum()))
     for number, (train, test) in enumerate(_splits(chips)):
         if len(np.unique(chips.label[train])) < 2 or not test.any():
             raise RequestError(f"fold {number} trains on fewer than two classes, or tests no chip; choose other folds")

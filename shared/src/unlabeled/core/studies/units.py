@@ -80,7 +80,7 @@ def points(recipe: Recipe, everything: Corpus, corpus: Corpus) -> Units:
             continue
         shape = corpus.shape(i)
         grid = tuple(slice(every // 2, None, every) for _ in shape)
-        codes = task.cells.of(place[row.key])[grid]
+        codes = task.cells.of(place[row.key], grid)
         there = codes != UNLABELLED
         if not corpus.whole(i) and (valid := next(iter(corpus.record(i).inputs.values())).valid) is not None:
             there &= np.asarray(valid.any(0))[grid]

@@ -23,8 +23,8 @@ from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.loading import Collate
 from unlabeled.core.data.manifest import reader
 from unlabeled.core.downstream.finetune import finetune
-from unlabeled.core.downstream.predict import predict
 from unlabeled.core.downstream.kinds.base import METRICS
+from unlabeled.core.downstream.predict import predict
 from unlabeled.core.downstream.write import writers
 from unlabeled.core.pretraining import pretrain
 
