@@ -9,11 +9,11 @@ import statistics
 from typing import Any
 
 import torch
+from learning.stamp import stamp
 
 from bench.report import about
 from bench.rows import row
 from bench.timing import in_turns
-from learning.stamp import stamp
 
 VERSIONS = ("lightly", "numpy", "timm", "torch", "torchvision", "unlabeled-core")
 

@@ -27,7 +27,9 @@ def about(name: str) -> dict[str, Any]:
 
 def line(found: Mapping[str, Any]) -> str:
     return f"{found['name']}: {_ours(found)}" + (
-        f", {found['peer_name']} {found['peer']:.3g} {found['unit']}, ratio {found['ratio']:.2f}" if found["peer"] else ""
+        f", {found['peer_name']} {found['peer']:.3g} {found['unit']}, ratio {found['ratio']:.2f}"
+        if found["peer"]
+        else ""
     )
 
 

@@ -15,7 +15,10 @@ from unlabeled.earth.synthetic import BACKSCATTER, CLASSES, LOOKS, OPTICAL, RADA
 
 
 def opened(folder: Path, i: int) -> tuple[np.ndarray, np.ndarray]:
-    with rasterio.open(folder / "scenes" / f"{i:02d}.tif") as src, rasterio.open(folder / "labels" / f"{i:02d}.tif") as of:
+    with (
+        rasterio.open(folder / "scenes" / f"{i:02d}.tif") as src,
+        rasterio.open(folder / "labels" / f"{i:02d}.tif") as of,
+    ):
         assert (src.transform, src.crs, src.shape) == (of.transform, of.crs, of.shape)
         return src.read(), of.read(1)
 

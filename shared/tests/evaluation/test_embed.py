@@ -38,10 +38,16 @@ class Mean(Encoder):
         return Features(pooled[:, None], torch.ones(len(pooled), 1, dtype=torch.bool), pooled)
 
 
+def window(i: int, region: tuple[slice, ...]) -> Sample:
+    sample = record(i)
+    x = sample.inputs["x"]
+    return sample.map(x=x.with_(data=x.data[(slice(None), *region)]))
+
+
 def test_items_keep_their_order_and_failed_ones_are_named() -> None:
     # windows of 4 at 0, 4, 8 of the records 0, 1 and 2; record 1 cannot be read
     items = Items(
-        cast(Any, SimpleNamespace(stored=record)),
+        cast(Any, SimpleNamespace(window=window)),
         record=np.repeat([0, 1, 2], 3),
         start=np.tile([[0], [4], [8]], (3, 1)),
         size=(4,),

@@ -59,7 +59,9 @@ domain = Domain(
             "Corley et al. 2024",
         ),
         _baseline("bands+logreg", "bands", "Bands", "cells: the values of the cell itself, logistic regression"),
-        _baseline("bands+forest", "bands", "Bands", "cells: the values of the cell itself, random forest", "Breiman 2001"),
+        _baseline(
+            "bands+forest", "bands", "Bands", "cells: the values of the cell itself, random forest", "Breiman 2001"
+        ),
         _baseline(
             "windows+forest",
             "statistics",

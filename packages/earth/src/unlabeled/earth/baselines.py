@@ -85,7 +85,7 @@ class WindowStatistics(_Unlearned):
             square = _box(centred**2, size) / np.maximum(count, 1)
             deviation = np.sqrt(np.maximum(square - mean**2, 0))
             found += [np.where(count > 0, mean + middle, 0), np.where(count > 0, deviation, 0)]
-        return np.concatenate(found)[:, at[:, 0], at[:, 1]].T
+        return np.asarray(np.concatenate(found)[:, at[:, 0], at[:, 1]].T)
 
 
 class Mosaiks:
@@ -141,9 +141,9 @@ class Mosaiks:
         values, valid = _values(sample)
         there = valid.all(0)
         count = np.round(_box(there.astype(np.float64), self.pooled))
-        weight = np.where(count > 0, 1 / np.maximum(count, 1), 0)
+        weight: Floats = np.where(count > 0, 1 / np.maximum(count, 1), 0)
         rows = [(_box(r * there, self.pooled) * weight)[:, at[:, 0], at[:, 1]] for r in self._responses(values, valid)]
-        return np.concatenate(rows).T
+        return np.asarray(np.concatenate(rows).T)
 
     def _patches(self, values: Floats, valid: NDArray[np.bool_], most: int, rng: np.random.Generator) -> Floats:
         """(at most `most`, 9 C): wholly valid patches by lot, each band's cells together."""
@@ -169,7 +169,8 @@ class Mosaiks:
 
 def _windows(x: NDArray[Any], side: int) -> NDArray[Any]:
     """(C, H - side + 1, W - side + 1, side, side)."""
-    return np.lib.stride_tricks.sliding_window_view(x, (side, side), axis=(1, 2))
+    found: NDArray[Any] = np.lib.stride_tricks.sliding_window_view(x, (side, side), axis=(1, 2))  # type: ignore[call-overload]
+    return found
 
 
 def _zca(centred: Floats, ridge: float) -> Floats:

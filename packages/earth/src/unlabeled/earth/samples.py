@@ -127,7 +127,9 @@ def cleaned(
         "before": int(left.sum()),
         "impure": int((left & ~pure).sum()),
         "rare": ", ".join(CLASSES[c] for c in rare),
-        "counts": "\n".join(f"{row} (left unlabelled)" if c in rare else row for c, row in zip(CLASSES, rows, strict=True)),
+        "counts": "\n".join(
+            f"{row} (left unlabelled)" if c in rare else row for c, row in zip(CLASSES, rows, strict=True)
+        ),
     }
     return np.where(np.isin(labels, rare), 0, labels), about
 

@@ -16,7 +16,9 @@ def add_to(app: typer.Typer) -> None:
     @app.command()
     def export(
         bundle: Path = typer.Argument(..., help="folder that `pretrain` wrote (RUN/bundle)", show_default=False),
-        form: str = typer.Option(..., "--to", help="timm, hf, onnx, torch or a format of the domain", show_default=False),
+        form: str = typer.Option(
+            ..., "--to", help="timm, hf, onnx, torch or a format of the domain", show_default=False
+        ),
         to: Path = typer.Option(..., "-o", help="folder to write", show_default=False),
         size: str | None = typer.Option(
             None, "--size", help="timm: cells of an image, as 224,224; none: the window it was trained on"

@@ -43,7 +43,9 @@ from unlabeled.core.data.manifest import (
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 2 << 30  # of records that are kept, where the reader reads whole files only
-KEPT_BYTES = 32 << 20  # where it can seek: fewer are kept whole, of more each window is read alone, so that memory stays flat
+KEPT_BYTES = (
+    32 << 20
+)  # where it can seek: fewer are kept whole, of more each window is read alone, so that memory stays flat
 MEASURED = ("none", "standard", "sensor")
 
 

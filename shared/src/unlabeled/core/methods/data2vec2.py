@@ -106,9 +106,7 @@ class Data2Vec2(Method):
     def step(self, batch: ManyMasks, ctx: Context) -> dict[str, Any]:
         with torch.no_grad():
             whole = self.teacher["encoder"].encode(batch.tokens, layers=True)
-            target = contextual(
-                whole.layers[-(self.options.top or 0) :], None if whole.whole else whole.valid
-            )
+            target = contextual(whole.layers[-(self.options.top or 0) :], None if whole.whole else whole.valid)
         features = self.encoder.encode({n: self._kept(t, batch.masks[n]) for n, t in batch.tokens.items()})
         seen = torch.split(features.tokens, [m.keep.shape[1] for m in batch.masks.values()], 1)
         wanted = torch.split(target, [t.valid.shape[1] for t in batch.tokens.values()], 1)

@@ -115,7 +115,7 @@ class MaskedDense(TorchFunctionMode):
             return rule(self, func, *args, **(kwargs or {}))
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._close([x for known in self._open.values() if (x := known()) is not None])
 
     def _close(self, values: Iterable[Any]) -> None:
@@ -372,7 +372,14 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequen
 
 
 # what looks at a map without reading its values
-LOOKS = {Tensor.ndim.__get__, Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.size, Tensor.dim}  # type: ignore[attr-defined]
+LOOKS = {
+    Tensor.ndim.__get__,
+    Tensor.shape.__get__,
+    Tensor.dtype.__get__,
+    Tensor.device.__get__,
+    Tensor.size,
+    Tensor.dim,
+}  # type: ignore[attr-defined]
 MAXIMA = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.amax, Tensor.amax}
 MAXIMA |= {F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d}
 

@@ -15,18 +15,17 @@ from unlabeled.core.contracts import RequestError
 class Block(vision_transformer.Block):
     """timm's block, which can also be asked for the last tokens only."""
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, first: int = 0
-    ) -> Tensor:
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, first: int = 0) -> Tensor:
         """(B, L, D) -> (B, L - first, D): tokens before `first` are attended to, and ask nothing themselves."""
         if first == 0:
             return super().forward(x, attn_mask, is_causal)
-        attn, width = self.attn, x.shape[-1]
+        attn: Any = self.attn
+        width = x.shape[-1]
         weight, bias = attn.qkv.weight, attn.qkv.bias
         normed, own = self.norm1(x), x[:, first:]
         query = F.linear(normed[:, first:], weight[:width], bias[:width])
         key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, -1)
-        q, k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (query, key, value))
+        q, k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (query, key, value))  # type: ignore[no-untyped-call]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         own = own + attn.proj(mixed.transpose(1, 2).flatten(2))
         return own + self.mlp(self.norm2(own))  # type: ignore[no-any-return]
@@ -47,9 +46,7 @@ class Transformer(nn.Module):
         )
         self.norm = LayerNorm(width)
 
-    def forward(
-        self, x: Tensor, valid: Tensor | None, layers: list[Tensor] | None = None, first: int = 0
-    ) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None, layers: list[Tensor] | None = None, first: int = 0) -> Tensor:
         """With a list for `layers`, what every block's MLP adds to its residual stream is put into it.
 
         valid  (B, L) bool; None: all, known on the host, which spares attention its mask
