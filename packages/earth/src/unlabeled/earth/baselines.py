@@ -139,9 +139,9 @@ class Mosaiks:
     def cells(self, sample: Sample, at: Cells) -> Floats:
         """(n, 2 F): the same, mean over 7 x 7 cells around the cell."""
         values, valid = _values(sample)
-        there = valid.all(0)
-        count = np.round(_box(there.astype(np.float64), self.pooled))
-        weight: Floats = np.where(count > 0, 1 / np.maximum(count, 1), 0)
+        there: Floats = np.asarray(valid.all(0), np.float64)
+        count = np.round(_box(there, self.pooled))
+        weight = np.where(count > 0, 1 / np.maximum(count, 1), 0)
         rows = [(_box(r * there, self.pooled) * weight)[:, at[:, 0], at[:, 1]] for r in self._responses(values, valid)]
         return np.asarray(np.concatenate(rows).T)
 

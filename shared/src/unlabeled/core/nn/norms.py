@@ -76,10 +76,10 @@ def batch_norm(
         args = (x, running_mean, running_var, weight, bias, training, momentum, eps, valid, places)
         return handle_torch_function(batch_norm, (x,), *args)
     if places is not None and alone(x, training):
-        rows = _Taken.apply(x.movedim(1, -1).flatten(0, -2), places.at, places.back)
+        rows = _Taken.apply(x, places.at, places.back)
         wide = rows.to(torch.promote_types(x.dtype, torch.float32))
         out = F.batch_norm(wide, running_mean, running_var, weight, bias, True, momentum, eps).to(x.dtype)
-        return _Put.apply(out, places.at, places.back).view(len(x), *x.shape[2:], -1).movedim(-1, 1)  # type: ignore[no-any-return]
+        return _Put.apply(out, places.at, places.back, x.shape)  # type: ignore[no-any-return]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if not training or (valid is None and ranks.world() == 1):
         return F.batch_norm(wide, running_mean, running_var, weight, bias, training, momentum, eps).to(x.dtype)
@@ -100,35 +100,43 @@ def alone(x: Tensor, training: bool) -> bool:
     return last and training and ranks.world() == 1
 
 
-def _spread(rows: Tensor, back: Tensor) -> Tensor:
-    """(n, C) -> (N, C), 0 where nothing belongs. A look-up of every row runs on all cores, unlike a scatter."""
-    return torch.cat([rows, rows.new_zeros(1, rows.shape[1])]).index_select(0, back)
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (N, C), without a copy where the channels are last in memory."""
+    return x.movedim(1, -1).flatten(0, -2)
+
+
+def _spread(rows: Tensor, back: Tensor, shape: torch.Size) -> Tensor:
+    """(n, C) -> the map of `shape` with channels last, 0 where nothing belongs; a look-up for every row uses all cores."""
+    out = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=torch.channels_last)
+    torch.index_select(torch.cat([rows, rows.new_zeros(1, rows.shape[1])]), 0, back, out=_rows(out))
+    return out
 
 
 class _Taken(torch.autograd.Function):
-    """(N, C) -> (n, C), the rows at given places."""
+    """(B, C, H, W) -> (n, C), the positions at given places."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, at: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(back)
-        return x.index_select(0, at)
+        ctx.shape = x.shape
+        return _rows(x).index_select(0, at)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _spread(grad, *ctx.saved_tensors), None, None
+        return _spread(grad, *ctx.saved_tensors, ctx.shape), None, None
 
 
 class _Put(torch.autograd.Function):
-    """(n, C) -> (N, C), the rows at their places and zeros elsewhere."""
+    """(n, C) -> (B, C, H, W), the rows at their places and zeros elsewhere; a map of its own, which the net may change."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, at: Tensor, back: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, at: Tensor, back: Tensor, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(at)
-        return _spread(rows, back)
+        return _spread(rows, back, shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.index_select(0, *ctx.saved_tensors), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _rows(grad).index_select(0, *ctx.saved_tensors), None, None, None
 
 
 def _moments(x: Tensor, valid: Tensor | None, column: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
