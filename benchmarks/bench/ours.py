@@ -13,6 +13,7 @@ from unlabeled.core.contracts import Input, InputSpec
 from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.contracts.recipe import Data, Named, Optimiser, Recipe
 from unlabeled.core.methods.base import Method
+from unlabeled.core.training.fit import reproducible
 from unlabeled.core.training.step import Step
 
 CHANNELS = ("red", "green", "blue")
@@ -60,6 +61,7 @@ def stepper(method: Method, batch: Batch, device: torch.device) -> Work:
     def work() -> dict[str, Any]:
         nonlocal done
         done += 1
-        return step(done, 0, batch, device, backward, step.optimiser.step)
+        with reproducible(recipe.trainer, device.type):  # deterministic algorithms, as in a run
+            return step(done, 0, batch, device, backward, step.optimiser.step)
 
     return work

@@ -45,7 +45,9 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         names = Raster(Path(mapped.name)).names
         assert sorted(names.values()) == ["developed", "forest", "herbaceous", "shrubland"]
         assert set(np.unique(mapped.read(1)[seen])) <= set(names)
-    costly = [p for part in ("landsat", "study/jobs", "study/pretraining", "model", "map") for p in made(tmp_path, part)]
+    costly = [
+        p for part in ("landsat", "study/jobs", "study/pretraining", "model", "map") for p in made(tmp_path, part)
+    ]
     before = {p: p.stat().st_mtime_ns for p in costly}
     module.demo(tmp_path / "demo")
     assert len(costly) > 20 and {p: p.stat().st_mtime_ns for p in costly} == before

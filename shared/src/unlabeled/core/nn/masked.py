@@ -372,14 +372,8 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequen
 
 
 # what looks at a map without reading its values
-LOOKS = {
-    Tensor.ndim.__get__,
-    Tensor.shape.__get__,
-    Tensor.dtype.__get__,
-    Tensor.device.__get__,
-    Tensor.size,
-    Tensor.dim,
-}  # type: ignore[attr-defined]
+_known: Any = Tensor
+LOOKS = {getattr(_known, name).__get__ for name in ("ndim", "shape", "dtype", "device")} | {Tensor.size, Tensor.dim}
 MAXIMA = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.amax, Tensor.amax}
 MAXIMA |= {F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d}
 

@@ -123,7 +123,8 @@ class _Taken(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _spread(grad, *ctx.saved_tensors, ctx.shape), None, None
+        (back,) = ctx.saved_tensors
+        return _spread(grad, back, ctx.shape), None, None
 
 
 class _Put(torch.autograd.Function):

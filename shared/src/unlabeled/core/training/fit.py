@@ -46,14 +46,19 @@ def reproducible(trainer: Trainer, kind: str) -> Iterator[None]:
     """Thread count, deterministic algorithms (on the CPU) and torch's random state, put back afterwards."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
     torch.set_num_threads(trainer.threads or threads)
     if kind == "cpu":
         torch.use_deterministic_algorithms(True)
+        # torch would also write NaN into every new tensor, a pass over memory before each result; ours read none unwritten
+        memory.fill_uninitialized_memory = False
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if kind == "cuda" else []):
             yield
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
         torch.set_num_threads(threads)
 
 
