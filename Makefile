@@ -10,7 +10,8 @@ setup:
 	@tools/setup
 
 demo: setup
-	$(bin)/unlabeled-biosignal demo -o runs/demo
+	$(bin)/unlabeled-biosignal demo -o runs/demo/watch
+	$(bin)/unlabeled-earth demo -o runs/demo/landsat
 
 test: setup
 	$(bin)/python -m pytest -m "not slow and not gpu"
