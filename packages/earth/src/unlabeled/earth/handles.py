@@ -1,8 +1,9 @@
-"""Open files: per process, at most 128, never pickled."""
+"""Open files: per process, a bounded number, never pickled."""
 
 from __future__ import annotations
 
 import os
+import resource
 import warnings
 from collections import OrderedDict
 from contextlib import ExitStack
@@ -21,18 +22,20 @@ from unlabeled.core.contracts import BadInput
 if TYPE_CHECKING:
     from unlabeled.earth.scene import Place
 
-LIMIT = 128
+# a quarter of what the process may hold open: a file's mask lies in a file of its own, and others open files too
+LIMIT = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 FAILURES = (RasterioError, CPLE_BaseError)
 # TRUE and not EMPTY_DIR: a mask or statistics file beside a local image still counts
 ENV: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
     "GDAL_NUM_THREADS": "1",
-    "GDAL_CACHEMAX": 128,
     "GDAL_HTTP_MAX_RETRY": 3,
     "GDAL_HTTP_RETRY_DELAY": 1,
     "GDAL_HTTP_TIMEOUT": 30,
     "VSI_CACHE": "TRUE",
 }
+if "GDAL_CACHEMAX" not in os.environ:
+    ENV["GDAL_CACHEMAX"] = 1 << 30  # in bytes, though the variable of that name is in MB; else 5 % of the machine, by process
 # by process: a GDAL handle must not be used, nor closed, by a child that was forked with it
 _OPEN: dict[int, OrderedDict[Any, tuple[Any, ExitStack]]] = {}
 
