@@ -1,35 +1,49 @@
-"""A work in a process of its own, where both sides would else share what a library keeps for the whole process."""
+"""A side of a row in a process of its own: neither finds what a library, or we, keep or set for a whole process."""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
+
+import torch
 
 from bench.row import Work
+from bench.rows import row
 
 
-def apart(make: Callable[..., Work], *given: Any) -> Work:
-    """`make(*given)` in a new process; each call does the work there once and waits for its end."""
+def apart(name: str, side: int, device: torch.device, tiny: bool, threads: int) -> Work:
+    """Ours (0) or the peer (1) of a row: each call does its work once, over there, and waits for its end."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    child = context.Process(target=_serve, args=(there, make, given), daemon=True)
-    child.start()
+    context.Process(target=_serve, args=(there, name, side, device, tiny, threads)).start()
     there.close()
 
     def work() -> None:
         here.send("once more")
-        here.recv()
+        try:
+            here.recv()
+        except EOFError:
+            raise RuntimeError(
+                f"{name}: the process of {('ours', 'the peer')[side]} ended; its error is above"
+            ) from None
 
     return work
 
 
-def _serve(calls: Connection, make: Callable[..., Work], given: tuple[Any, ...]) -> None:
-    work = make(*given)
-    with suppress(EOFError):  # the caller has ended
+def _serve(calls: Connection, name: str, side: int, device: torch.device, tiny: bool, threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    make = row(name).make
+    assert make is not None
+    work = make(device, tiny)[side]
+    gc.collect()
+    gc.disable()
+    with suppress(EOFError):  # the other end is closed when everything is measured
         while True:
             calls.recv()
             work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             calls.send("done")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from learning.stamp import stamp
 
+from bench.apart import apart
 from bench.report import about
 from bench.rows import row
 from bench.timing import in_turns
@@ -29,10 +30,8 @@ def measured(name: str, threads: int | None = None, cpu: bool = False, tiny: boo
     if known.measure is not None:
         found = known.measure(tiny)
         return base | {"ours": found["ours"], "peer": None, "ratio": None, "n": found["n"], "also": found["also"]}
-    assert known.make is not None
-    torch.manual_seed(0)
-    ours, peer = known.make(device, tiny)
-    turns = in_turns(ours, peer, 2 if tiny else known.turns, device)
+    sides = (apart(name, side, device, tiny, torch.get_num_threads()) for side in (0, 1))
+    turns = in_turns(*sides, 2 if tiny else known.turns)
     own, other = map(statistics.median, turns)
     every = {side: [round(s, 5) for s in turn] for side, turn in zip(("ours", "peer"), turns, strict=True)}
     return base | {"ours": own, "peer": other, "ratio": own / other, "n": len(turns[0]), "turns": every}

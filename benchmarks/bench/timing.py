@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import time
-
-import torch
 
 from bench.row import Work
 
 WARM = 2
 
 
-def in_turns(ours: Work, peer: Work, turns: int, device: torch.device) -> tuple[list[float], list[float]]:
+def in_turns(ours: Work, peer: Work, turns: int) -> tuple[list[float], list[float]]:
     """Seconds of every turn of ours and of the peer, after WARM turns of each; who begins changes from turn to turn."""
     for _ in range(WARM):
         ours(), peer()
     found: tuple[list[float], list[float]] = ([], [])
-    gc.collect()
-    gc.disable()
-    try:
-        for turn in range(turns):
-            for side in (0, 1) if turn % 2 == 0 else (1, 0):
-                found[side].append(_seconds((ours, peer)[side], device))
-    finally:
-        gc.enable()
+    for turn in range(turns):
+        for side in (0, 1) if turn % 2 == 0 else (1, 0):
+            found[side].append(_seconds((ours, peer)[side]))
     return found
 
 
-def _seconds(work: Work, device: torch.device) -> float:
-    _wait(device)
+def _seconds(work: Work) -> float:
     start = time.perf_counter()
     work()
-    _wait(device)
     return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from bench import geo
-from bench.apart import apart
 from bench.row import Row, Work
 from unlabeled.core.data.items import cut
 from unlabeled.core.data.loading import Loader
@@ -19,24 +18,14 @@ from unlabeled.core.data.plans import Uniform
 WINDOW, BATCH, SMALL = 128, 16, 256
 
 
-def ours(paths: list[Path], batches: int) -> Work:
-    works = [_ours(path, batches) for path in paths]
-    return lambda: [work() for work in works]
-
-
-def _ours(path: Path, batches: int) -> Work:
+def ours(path: Path, batches: int) -> Work:
     items = cut(geo.corpus(path, 10_240.0), (WINDOW * geo.GSD,) * 2, (WINDOW * geo.GSD / 4,) * 2)
     loader = Loader(items, items.corpus.specs, Uniform(len(items), BATCH), seed=0)
     stream = loader.batches(0, 1_000_000)
     return lambda: [next(stream)[1].inputs["x"] for _ in range(batches)]
 
 
-def peer(paths: list[Path], batches: int) -> Work:
-    works = [_peer(path, batches) for path in paths]
-    return lambda: [work() for work in works]
-
-
-def _peer(path: Path, batches: int) -> Work:
+def peer(path: Path, batches: int) -> Work:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own dependencies' deprecations
         from torchgeo.datasets import RasterDataset, stack_samples
@@ -61,13 +50,14 @@ def pair(device: torch.device, tiny: bool) -> tuple[Work, Work]:
     geo.scene(large / "scene.tif", side)
     for i in range(scenes):
         geo.scene(small / f"{i:03d}.tif", SMALL, *divmod(i, 20))
-    # GDAL keeps one cache of blocks for a process: the sides would find each other's, or throw them out
-    return apart(ours, [large, small], batches), apart(peer, [large, small], batches)
+    works = [[made(at, batches) for at in (large, small)] for made in (ours, peer)]
+    mine, theirs = ((lambda both=both: [work() for work in both]) for both in works)
+    return mine, theirs
 
 
 ROW = Row(
     what="8 batches of 16 random windows of 128 x 128 cells, float32, from one COG of 6,144 x 6,144 cells with 4 bands, and 8 "
-    "from 200 scenes of 256 x 256; each side loads in one process of its own. Synthetic scenes.",
+    "from 200 scenes of 256 x 256; loaded in this process. Synthetic scenes.",
     peer_name="torchgeo's RasterDataset and RandomGeoSampler",
     like_for_like=True,
     difference="Ours starts at multiples of 32 cells and also tells which cells are valid; the peer starts anywhere. Both have "

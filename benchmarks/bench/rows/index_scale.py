@@ -103,7 +103,9 @@ def measure(tiny: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "manifest.parquet"
         manifest(50 if tiny else RECORDS).save(file)
-        call = f"import json, pathlib; from {__name__} import start; print(json.dumps(start(pathlib.Path({str(file)!r}))))"
+        call = (
+            f"import json, pathlib; from {__name__} import start; print(json.dumps(start(pathlib.Path({str(file)!r}))))"
+        )
         found = [
             json.loads(subprocess.run([sys.executable, "-c", call], stdout=subprocess.PIPE, check=True).stdout)
             for _ in range(turns)

@@ -224,7 +224,9 @@ def test_timm_name_of_a_net(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda name, **o: model if o.get("pretrained") else real(name, **o))
     encoder = begin("timm:resnet18.a1_in1k", encoder=Named(name="timm"))
     with torch.no_grad():
-        torch.testing.assert_close(ours(encoder, pixels(side=64)).pooled, model(rows(pixels(side=64))), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            ours(encoder, pixels(side=64)).pooled, model(rows(pixels(side=64))), rtol=1e-5, atol=1e-5
+        )
     grey = begin("timm:resnet18.a1_in1k", images(("ct",)))
     assert said(grey, "the mean over 3 input channels for ct, scaled by 3/1")
     one = pixels(1, 64)

@@ -35,7 +35,9 @@ ENV: dict[str, Any] = {
     "VSI_CACHE": "TRUE",
 }
 if "GDAL_CACHEMAX" not in os.environ:
-    ENV["GDAL_CACHEMAX"] = 1 << 30  # in bytes, though the variable of that name is in MB; else 5 % of the machine, by process
+    ENV["GDAL_CACHEMAX"] = (
+        1 << 30
+    )  # in bytes, though the variable of that name is in MB; else 5 % of the machine, by process
 # by process: a GDAL handle must not be used, nor closed, by a child that was forked with it
 _OPEN: dict[int, OrderedDict[Any, tuple[Any, ExitStack]]] = {}
 

@@ -20,6 +20,7 @@ from unlabeled.core.training.compiling import compile_blocks
 from unlabeled.core.training.interrupt import Interrupt
 from unlabeled.core.training.lock import locked
 from unlabeled.core.training.loggers import make_loggers
+from unlabeled.core.training.memory import keep_freed
 from unlabeled.core.training.session import Batches, Progress, Session
 
 
@@ -43,13 +44,17 @@ class FitResult:
 
 @contextlib.contextmanager
 def reproducible(trainer: Trainer, kind: str) -> Iterator[None]:
-    """Thread count, deterministic algorithms (on the CPU) and torch's random state, put back afterwards."""
+    """Thread count, deterministic algorithms (on the CPU) and torch's random state, put back afterwards.
+
+    On the CPU freed memory stays with the process from then on.
+    """
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
     torch.set_num_threads(trainer.threads or threads)
     if kind == "cpu":
+        keep_freed()
         torch.use_deterministic_algorithms(True)
         # torch would also write NaN into every new tensor, a pass over memory before each result; ours read none unwritten
         memory.fill_uninitialized_memory = False
