@@ -14,6 +14,7 @@ from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.contracts.recipe import Data, Named, Optimiser, Recipe
 from unlabeled.core.methods.base import Method
 from unlabeled.core.training.fit import reproducible
+from unlabeled.core.training.layout import channels_last
 from unlabeled.core.training.step import Step
 
 CHANNELS = ("red", "green", "blue")
@@ -52,6 +53,8 @@ def stepper(method: Method, batch: Batch, device: torch.device) -> Work:
         batch_size=batch.size,
         max_steps=1_000_000,
     )
+    if device.type == "cpu":
+        channels_last(method)
     step = Step(method.to(device).train(), recipe)
     done = 0
 

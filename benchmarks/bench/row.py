@@ -37,4 +37,4 @@ class Row:
     measure: Callable[[bool], dict[str, Any]] | None = None
     unit: str = "s"
     limits: dict[str, float] = field(default_factory=dict)
-    turns: int = 9
+    turns: int = 13

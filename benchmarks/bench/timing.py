@@ -6,7 +6,7 @@ import time
 
 from bench.row import Work
 
-WARM = 2
+WARM = 4
 
 
 def in_turns(ours: Work, peer: Work, turns: int) -> tuple[list[float], list[float]]:

@@ -15,7 +15,7 @@ from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Recipe, Trainer
 from unlabeled.core.launch import leader
 from unlabeled.core.methods.base import Method
-from unlabeled.core.training import checkpoint
+from unlabeled.core.training import checkpoint, layout
 from unlabeled.core.training.compiling import compile_blocks
 from unlabeled.core.training.interrupt import Interrupt
 from unlabeled.core.training.lock import locked
@@ -108,6 +108,8 @@ def fit(
         state = checkpoint.newest(folder)
         checkpoint.prune(folder, recipe.trainer.keep)
         start = state["step"] if state else 0
+        if kind == "cpu":
+            layout.channels_last(method)  # before DDP lays out its buckets after the weights
         loggers = make_loggers(recipe.trainer.loggers, run) if leader() else []
         session = Session(method, loader, recipe, run, state, interrupt, on_progress, loggers)
         if recipe.trainer.compile:

@@ -19,7 +19,7 @@ from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.files import write_json
 from unlabeled.core.methods.base import Method
-from unlabeled.core.training import checkpoint, exact, rollback
+from unlabeled.core.training import checkpoint, exact, layout, rollback
 from unlabeled.core.training.capture import Captures
 from unlabeled.core.training.health import Monitor, Trouble
 from unlabeled.core.training.interrupt import Interrupt
@@ -126,6 +126,7 @@ class Session:
         try:
             self.method.load_state_dict(state["method"])
             self.step.optimiser.load_state_dict(state["optimiser"])
+            layout.follow(self.step.optimiser)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise RunFailed(f"the checkpoint in {self.run} was made by another recipe: {reason}") from None

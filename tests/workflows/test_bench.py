@@ -1,0 +1,104 @@
+"""The harness of benchmarks/README.md: what a row says of itself, that both sides run, and that the table follows from the JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROWS = (
+    "cog-predict",
+    "data2vec2-masks",
+    "geo-windows",
+    "index-scale",
+    "mae-step",
+    "mae-step-default",
+    "simclr-step",
+    "spark-step",
+)
+SAID = {"name", "ours", "peer", "peer_name", "ratio", "unit", "device", "n", "like_for_like", "commit", "date"}
+
+
+@pytest.fixture(autouse=True)
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`import bench` as `tools/bench` makes it possible, here and in the processes that it starts."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+    yield
+
+
+def call(*words: str) -> int:
+    from bench.__main__ import main
+
+    return main(list(words))
+
+
+def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--list", "--json") == 0
+    found = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
+    assert tuple(sorted(found)) == ROWS
+    assert {n: r["target"] for n, r in found.items() if r["target"]} == {
+        "cog-predict": 0.80,
+        "data2vec2-masks": 0.40,
+        "geo-windows": 0.33,
+        "mae-step": 0.90,
+        "simclr-step": 0.85,
+        "spark-step": 1.15,
+    }
+    assert found["index-scale"]["limits"] == {"s": 2.0, "MB": 500.0}
+    # what differs is said where a ratio may be taken for a speed-up
+    assert all(r["difference"] for r in found.values() if r["peer_name"])
+    assert not found["mae-step-default"]["like_for_like"] and not found["spark-step"]["like_for_like"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mae-stepp"], "tools/bench: 'mae-stepp' is unknown; did you mean 'mae-step'?"),
+        (["--all"], "--all writes a file: name its folder with -o, benchmarks/results for the committed one"),
+    ],
+)
+def test_wrong_words(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_turns_change_who_begins_and_leave_out_the_first() -> None:
+    from bench.timing import WARM, in_turns
+
+    calls: list[str] = []
+    ours, peer = in_turns(lambda: calls.append("o"), lambda: calls.append("p"), 3)
+    assert "".join(calls) == "op" * WARM + "oppoop"
+    assert len(ours) == len(peer) == 3
+
+
+def test_the_committed_table_follows_from_the_committed_numbers() -> None:
+    from bench import report
+
+    newest = max((BENCHMARKS / "results").glob("*-bench.json"))
+    rows = json.loads(newest.read_text())["rows"]
+    readme = (BENCHMARKS / "README.md").read_text()
+    assert report.renewed(readme, rows) == readme
+    assert tuple(sorted(r["name"] for r in rows)) == ROWS
+    for r in rows:
+        assert r.keys() >= SAID and not r["tiny"]
+        if r["peer"] is not None:
+            assert math.isclose(r["ratio"], r["ours"] / r["peer"]) and len(r["turns"]["ours"]) == r["n"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_runs_both_sides(name: str) -> None:
+    words = [sys.executable, "-m", "bench", name, "--json", "--tiny", "--cpu", "--threads", "1"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found.keys() >= SAID and found["tiny"] and found["n"] == 2 and found["ours"] > 0
+    assert (found["peer"] is None) == (found["ratio"] is None) == (name == "index-scale")
