@@ -39,4 +39,5 @@ ROW = Row(
     "peer torch's AdamW as it comes, and one batch norm more, after its projector.",
     target=0.85,
     make=pair,
+    turns=21,
 )

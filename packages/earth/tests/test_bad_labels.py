@@ -17,6 +17,7 @@ from unlabeled.core.cli.shell import run
 from unlabeled.earth import domain
 
 from .data import land
+from .data.scenes import truncated
 
 Refused = Callable[..., str]
 COVER = np.tile(np.array([[1, 4]], np.uint8), (40, 25))
@@ -76,6 +77,12 @@ def test_labels_are_integers_of_one_band(tmp_path: Path, refused: Refused) -> No
     assert "holds 2 bands" in refused(raster(tmp_path / "two.tif", np.stack([COVER, COVER])))
     (tmp_path / "broken.tif").write_bytes(b"II*\x00 and no more")
     assert f"{tmp_path / 'broken.tif'}: not a raster" in refused(tmp_path / "broken.tif")
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_a_raster_cut_short_is_named(tmp_path: Path, refused: Refused, kind: str) -> None:
+    cut = truncated(tmp_path / "cut.tif", 0.75, COVER[None].astype(kind), transform=land.transform())
+    assert f"{cut}: it is cut short or damaged at row " in refused(cut)
 
 
 def test_another_grid_is_named_with_how_far_off_it_is(tmp_path: Path, refused: Refused) -> None:

@@ -21,7 +21,9 @@ from unlabeled.core.data.items import Items
 from unlabeled.core.testing.bundles import shaken
 from unlabeled.earth import domain
 from unlabeled.earth.baselines import Statistics
-from unlabeled.earth.input_study import Chips, _predicted, compare, embedded, labelled, majority, resized, scored
+from unlabeled.earth.input_chips import Chips, labelled, majority
+from unlabeled.earth.input_scores import predicted, scored
+from unlabeled.earth.input_study import compare, embedded, resized
 
 from .data import land, scenes
 
@@ -67,7 +69,7 @@ def test_neighbours_are_those_of_brute_force_and_of_scikit_learn():
     x, label, group = rng.standard_normal((60, 7)), rng.integers(0, 3, 60), rng.integers(0, 6, 60)
     chips = of(label, group)
     train = group < 4
-    found = dict(_predicted(x, chips, train, ~train, False, None))
+    found = dict(predicted(x, chips, train, ~train, False, None))
     distance = ((x[~train][:, None] - x[train][None]) ** 2).sum(2)
     near = label[train][np.argsort(distance, 1)[:, :5]]
     votes = np.stack([(near == c).sum(1) for c in range(3)], 1)

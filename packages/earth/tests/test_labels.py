@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as warp_points
 from shapely import Point, Polygon, box
 
+from unlabeled.core.cli.domain import build
+from unlabeled.core.cli.shell import run
+from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Data
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.downstream.labels import Cells
@@ -24,6 +29,7 @@ from unlabeled.earth.labels import cells
 from unlabeled.earth.scene import Place
 
 from .data import land
+from .data.scenes import truncated
 
 
 @pytest.fixture(autouse=True)
@@ -277,3 +283,25 @@ def test_place_and_raster_of_one_grid_agree_to_a_hundredth_of_a_cell(tmp_path: P
     path = land.write(tmp_path / "labels.tif", codes, land.transform((land.ORIGIN[0] + 0.05, land.ORIGIN[1])))
     place = Place(CRS.from_string(land.UTM33), land.transform(), 20, 20)
     assert Raster(path).on(place, "a.tif", nearest=False).shape == (20, 20)
+
+
+def test_a_raster_cut_short_is_named_and_spoils_no_other(tmp_path: Path) -> None:
+    """GDAL's strips are 8 KiB, here 16 rows, of which about half are in the file: the first can be read, the last cannot."""
+    codes = np.random.default_rng(0).integers(0, 9, (512, 512)).astype(np.uint8)
+    good = Raster(land.write(tmp_path / "good.tif", codes))
+    bad = Raster(truncated(tmp_path / "bad.tif", values=codes[None]))
+    rows, cols = slice(496, 512), slice(100, 200)
+    said = re.escape(f"{bad.path}: it is cut short or damaged at row 496, column 100; fetch it again or remove it")
+    for _ in range(2):
+        with pytest.raises(RequestError, match=f"^{said}$"):
+            bad.read(rows, cols)
+        assert good.src.colorinterp  # GDAL keeps the error of a failed read, which rasterio would raise here
+        assert (good.read(rows, cols) == codes[rows, cols]).all()
+        assert (bad.read(slice(0, 16), cols) == codes[:16, cols]).all()
+
+
+def test_the_help_says_what_labels_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+    for made, says in ((domain, True), (replace(domain, cells=""), False)):
+        assert run(build(made), ["finetune", "--help"]) == 0
+        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert ("for segmentation also a raster, polygons or points" in said) is says

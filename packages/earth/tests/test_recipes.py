@@ -1,4 +1,4 @@
-"""Recipes for scenes run as they are, for two steps: SAR-JEPA on its own sample, SimCLR on files like its scene's."""
+"""Recipes for scenes run as they are, for two steps: SAR-JEPA on its own sample, SimCLR on files like its scene's; and `init`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 from rasterio.transform import from_origin
 
+from unlabeled.core.cli.init import write
 from unlabeled.core.contracts.recipe import Recipe, read_recipe
 from unlabeled.core.pretraining import pretrain
 from unlabeled.core.training.log import read
 from unlabeled.earth import domain
+from unlabeled.earth.options import ReaderOptions
+from unlabeled.earth.sensors import SENSORS
 from unlabeled.earth.synthetic import sar
 
 from .data.scenes import raster, rng
@@ -46,3 +49,19 @@ def test_simclr_scene(tmp_path: Path) -> None:
     # 8 views, of which at most 7 are compared with each: about the logarithm of their number before anything is learned
     found = losses(tmp_path / "run")
     assert len(found) == 2 and all(0 < loss < np.log(7) + 1 for loss in found)
+
+
+def test_init_explains_the_options_of_the_reader(tmp_path: Path) -> None:
+    """The recipe it writes says which sensors there are beside the template's, and reads the folder as the template does."""
+    values = rng().integers(20, 200, (5, 200, 200)).astype(np.float32)
+    where = from_origin(630_000, 230_000, 28.5, 28.5)
+    raster(tmp_path / "own/s.tif", values, ("B1", "B2", "B3", "B4", "B5"), crs="EPSG:32119", transform=where)
+    made = write(domain, tmp_path / "own", tmp_path / "r.yaml", "simclr", {})
+    lines = (tmp_path / "r.yaml").read_text().splitlines()
+    (sensor,) = [line for line in lines if line.startswith("    sensor: landsat7  # ")]
+    assert all(name in sensor for name in SENSORS)
+    for field in ReaderOptions.model_fields.values():
+        assert sum(f"  # {field.description}" in line for line in lines) == 1
+    found = read_recipe(tmp_path / "r.yaml")
+    assert ReaderOptions(**found.data.options) == ReaderOptions(sensor="landsat7", block=1368)
+    assert found.data.model_copy(update={"options": made.data.options}) == made.data

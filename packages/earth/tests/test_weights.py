@@ -25,8 +25,8 @@ from unlabeled.core.contracts.recipe import Data, Named, Recipe, located
 from unlabeled.core.testing.bundles import shaken
 from unlabeled.earth import domain
 from unlabeled.earth.sensors import SENSORS
+from unlabeled.earth.torchgeo_entries import expected, pretraining_size
 from unlabeled.earth.torchgeo_export import transforms
-from unlabeled.earth.weights import expected, pretraining_size
 
 S2 = SENSORS["sentinel2-l1c"].names
 NAME = "ResNet18_Weights.SENTINEL2_ALL_MOCO"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, Field
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Recipe, dump, read_recipe
@@ -70,3 +71,19 @@ def test_every_described_field_is_explained_where_it_is_written(file: Path) -> N
         if info.description:
             line = next(line for line in text.splitlines() if line.startswith(f"{name}:"))
             assert line.endswith(f"# {info.description}")
+
+
+def test_options_of_the_reader_are_explained_where_they_are_given(file: Path) -> None:
+    class Options(BaseModel):
+        sensor: str | None = Field(None, description="what took the images")
+        bands: tuple[str, ...] = ()
+
+    class Nothing(BaseModel):
+        pass
+
+    recipe = read_recipe(file)
+    text = dump(recipe, Options(bands=("a", "b")))
+    assert "    sensor: null  # what took the images\n    bands: [a, b]\n" in text
+    file.write_text(text)
+    assert read_recipe(file).data.options == {"sensor": None, "bands": ["a", "b"]}
+    assert "  options: {}  # " in dump(recipe, Nothing())

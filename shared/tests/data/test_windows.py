@@ -141,3 +141,24 @@ def test_fixed_normalisers_are_the_domains(tmp_path: Path) -> None:
     assert corpus.normalised("tens").specs["x"].normaliser.method == "tens"
     with pytest.raises(RequestError, match="'tenz' is unknown, did you mean 'tens'"):
         corpus.normalised("tenz")
+
+
+def test_records_without_a_window_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The left half of a file has a hole: no window of 12 x 10 cells there is whole. As in the jobs of a study, which cut
+    the whole corpus and parts of it, under other constants."""
+    corpus = opened(write(tmp_path / "a", "one", "two"))
+    part = corpus.only([corpus.rows[0].group])
+
+    def said(corpus: Corpus, window: tuple[float, float], min_valid: float = 1.0) -> list[str]:
+        caplog.clear()
+        cut(corpus, window, min_valid=min_valid)
+        return [r.getMessage() for r in caplog.records if "give no window" in r.getMessage()]
+
+    whole = (24.0, 20.0)
+    assert said(part, whole) == ["1 of 2 records give no window: one#0"]
+    assert said(part, whole) == said(part.normalised("standard"), whole) == []
+    assert said(corpus, whole) == ["2 of 4 records give no window: one#0, two#0"]  # one that was not named before
+    assert said(corpus, whole) == said(part, whole) == said(opened(tmp_path / "a"), whole) == []
+    assert said(corpus, (22.0, 20.0)) == ["2 of 4 records give no window: one#0, two#0"]  # another question
+    assert said(corpus, (22.0, 20.0), 0.5) == []
+    assert len(said(opened(write(tmp_path / "b", "one")), whole)) == 1

@@ -4,16 +4,21 @@ The images are heights in m: Gaussian fields of deviation 1 or so, windows of 16
 """
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from unlabeled.core import finetune, predict
 from unlabeled.core.bundle import read_bundle
 from unlabeled.core.contracts import Incompatible
 from unlabeled.core.data.items import evaluated
 from unlabeled.core.evaluation.evaluate import embed, evaluate, under
 from unlabeled.core.evaluation.guard import check_size, pretraining_cells
+
+QUICK = {"steps": 2, "looks": 1, "accelerator": "cpu"}
 
 
 def changed(field, to: Path, change) -> Path:
@@ -77,3 +82,52 @@ def test_size_within_twice_and_half(field, bundle, tmp_path, side, fits):
     about["recipe"]["evaluation"]["window"] = [side / 2, side / 2]  # stated in the recipe
     (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(about))
     check(read_bundle(tmp_path / "bundle"))
+
+
+def numbers(text: str) -> list[float]:
+    return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", text)]
+
+
+def test_finetune_and_predict_refuse_another_scale_and_allow_it_by_name(field, bundle, tmp_path):
+    """Millimetres under the name of m. Looked at are 4 of the 24 records, evenly apart: 0, 8, 15 and 23."""
+    folder, labels = changed(field, tmp_path / "data", lambda x: 1000 * x), field.labels("classes")
+    files = sorted(folder.glob("*/*.npy"))
+    values = np.concatenate([np.load(files[i]).ravel() for i in (0, 8, 15, 23)])
+    first, median, last = np.percentile(values, (1, 50, 99))
+    model = finetune(bundle, field.data, labels, "classify", tmp_path / "model", **QUICK)
+    for refuses in (
+        lambda to: finetune(bundle, folder, labels, "classify", to, **QUICK),
+        lambda to: predict(model, folder, to),
+    ):
+        with pytest.raises(Incompatible, match="--convert range") as error:
+            refuses(tmp_path / "none")
+        said = str(error.value).partition("values of 'x'")[2]
+        wanted = [first, last, median, *read_bundle(bundle).specs["x"].value_range]
+        assert numbers(said)[:5] == pytest.approx(wanted, rel=1e-3)
+        assert not (tmp_path / "none").exists()
+    assert len(predict(model, folder, tmp_path / "a", convert=["range"]).records) == 24
+    allowed = finetune(bundle, folder, labels, "classify", tmp_path / "allowed", convert=["range"], **QUICK)
+    assert len(predict(allowed, folder, tmp_path / "b").records) == 24  # made for such values, it takes them again
+
+
+def test_finetune_and_predict_refuse_records_of_another_size(field, bundle, tmp_path):
+    """Whole records of 36 x 36 cells, over twice the bundle's 16 x 16; those of the field, 24 x 24, are not."""
+    whole = shutil.copytree(bundle, tmp_path / "bundle")
+    about = json.loads((whole / "bundle.json").read_text())
+    about["recipe"]["data"] |= {"window": None, "stride": None}
+    (whole / "bundle.json").write_text(json.dumps(about))
+    folder, labels = changed(field, tmp_path / "data", lambda x: np.resize(x, (36, 36))), field.labels("classes")
+    model = finetune(whole, field.data, labels, "classify", tmp_path / "model", **QUICK)
+    assert len(predict(model, field.data, tmp_path / "own").records) == 24
+    for refuses in (
+        lambda to: finetune(whole, folder, labels, "classify", to, **QUICK),
+        lambda to: predict(model, folder, to),
+    ):
+        with pytest.raises(Incompatible, match="have 36 x 36 cells, pretraining's had 16 x 16.*--convert size"):
+            refuses(tmp_path / "none")
+        assert not (tmp_path / "none").exists()
+    assert len(predict(model, folder, tmp_path / "a", convert=["size"]).records) == 24
+    allowed = finetune(whole, folder, labels, "classify", tmp_path / "allowed", convert=["size"], **QUICK)
+    assert len(predict(allowed, folder, tmp_path / "b").records) == 24
+    named = finetune(whole, folder, labels, "classify", tmp_path / "named", window=(18.0, 18.0), **QUICK)
+    assert len(predict(named, folder, tmp_path / "c").records) == 24  # 36 cells again, but somebody asked for them

@@ -67,6 +67,10 @@ def test_a_group_in_two_folds_is_leakage(ground_recipe: Recipe, tmp_path: Path) 
 
 def test_files_that_cannot_be_used(ground_recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "folds.csv"
+    with pytest.raises(
+        RequestError, match=r"folds.csv: no such file of folds \(study.folds\); name a CSV with .* key and fold"
+    ):
+        made(ground_recipe, folds=path)
     with pytest.raises(RequestError, match=r"are in 1 fold\(s\), and two are needed"):
         named(ground_recipe, path, WEST)
     with pytest.raises(RequestError, match=r"are in 0 fold\(s\)"):

@@ -109,9 +109,9 @@ def with_alpha(path: Path, values: NDArray[np.uint8], seen: NDArray[np.bool_]) -
     return path
 
 
-def truncated(path: Path, keep: float = 0.5, **about: Any) -> Path:
+def truncated(path: Path, keep: float = 0.5, values: NDArray[Any] | None = None, **about: Any) -> Path:
     """A file that opens, for its directory comes first, and ends in the middle of its pixels."""
-    whole = raster(path.with_suffix(".whole"), dn(3, 64, 64), **about)
+    whole = raster(path.with_suffix(".whole"), dn(3, 64, 64) if values is None else values, **about)
     rasterio.shutil.copy(whole, path, driver="GTiff")
     whole.unlink()
     content = path.read_bytes()

@@ -18,6 +18,10 @@ from unlabeled.core.contracts.recipe import Recipe, read_recipe
 
 REAL = "real: 140 recordings of a smartwatch by 10 people, 7 shoulder exercises (seglearn 1.2.5)"
 
+# to end within minutes
+QUICK = {"seeds": 1, "lr_grid": (1e-3,)}
+ONE = "One pretraining seed and one rate of fine-tuning; the recipe's study has three seeds and chooses: see the package's README."
+
 
 def demo(to: Path) -> None:
     """Inspect, pretrain and study on the watch recordings, into the folder `to`; goes on where it stopped."""
@@ -36,6 +40,7 @@ def demo(to: Path) -> None:
         result = study(recipe, to / "study", update, real=REAL)
     out.print(REAL, markup=False)
     out.print(render(result))
+    out.print(ONE, markup=False)
 
     out.rule("what mirroring the left wrist alone is worth")
     with progress("mirroring") as update:
@@ -55,7 +60,7 @@ def demo(to: Path) -> None:
 def _recipe(folder: Path) -> Recipe:
     with as_file(files("unlabeled.biosignal") / "recipes" / "simclr-watch.yaml") as path:
         recipe = read_recipe(path)
-    study = recipe.study.model_copy(update={"labels": folder / "labels.csv"})
+    study = recipe.study.model_copy(update={"labels": folder / "labels.csv", **QUICK})
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": folder}), "study": study})
 
 

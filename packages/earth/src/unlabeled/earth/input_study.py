@@ -8,71 +8,33 @@ macro-F1 and accuracy over groups of ground, never over chips drawn by lot.
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 
 from unlabeled.core.bundle import read_bundle, start_encoder
-from unlabeled.core.contracts import Incompatible, InputSpec, RequestError, load
+from unlabeled.core.contracts import Incompatible, InputSpec, load
 from unlabeled.core.contracts.batch import Dense
 from unlabeled.core.contracts.recipe import Recipe
-from unlabeled.core.data.corpus import MEASURED, Corpus
-from unlabeled.core.data.groups import distinct
-from unlabeled.core.data.items import Items, cut
+from unlabeled.core.data.corpus import MEASURED
+from unlabeled.core.data.items import Items
 from unlabeled.core.data.loading import Collate
 from unlabeled.core.evaluation.guard import pretraining_cells
-from unlabeled.core.evaluation.heads import Head, head_of
-from unlabeled.core.evaluation.knn import knn
-from unlabeled.core.evaluation.labels import UNLABELLED, read_labels
-from unlabeled.core.evaluation.probe import probe
-from unlabeled.core.measures.confusion import confusion
-from unlabeled.core.measures.intervals import interval, over_groups
+from unlabeled.core.evaluation.heads import head_of
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.studies import folds
 from unlabeled.core.studies.starts import check_unseen, title
 from unlabeled.earth import domain
-from unlabeled.earth.labels import cells
-from unlabeled.earth.weights import ANY, size_of, under_any
+from unlabeled.earth.input_chips import Chips, labelled
+from unlabeled.earth.input_scores import Floats, scored
+from unlabeled.earth.torchgeo_entries import ANY, size_of, under_any
 
-log = logging.getLogger(__name__)
-
-CLEAR = 0.6  # least share of a chip's labelled cells that are of one class
-LABELLED = 0.25  # least share of a chip's cells that have a label
-K = 5
-FOLDS = 5
 BATCH = 64
-
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Chips:
-    """Labelled chips: label (N,) class numbers, group (N,), folds by group; dropped: how many have no clear label."""
-
-    items: Items
-    label: Ints
-    classes: tuple[str, ...]
-    folds: tuple[folds.Fold, ...]
-    dropped: int
-
-    @property
-    def group(self) -> NDArray[np.str_]:
-        return np.array(self.items.corpus.groups)[self.items.record]
-
-    @property
-    def size(self) -> tuple[int, ...] | None:
-        return self.items.cells
 
 
 def compare(
@@ -119,52 +81,6 @@ def compare(
     }
 
 
-def labelled(recipe: Recipe) -> Chips:
-    """The evaluation's windows, without overlap, that have a clear label, and the folds of their groups."""
-    if recipe.study.labels is None:
-        raise RequestError("study.labels is missing: name a CSV with the columns key and label, or a raster of classes")
-    corpus = Corpus.open(domain, recipe.data)
-    items = cut(corpus, recipe.evaluation.window or recipe.data.window, None, recipe.data.min_valid)
-    found = cells(recipe.study.labels, corpus)
-    if found is None:
-        read = read_labels(recipe.study.labels, [r.key for r in corpus.rows], [r.key for r in corpus.manifest.bad])
-        classes, label = read.classes, read.codes[items.record]
-    else:
-        masks = (
-            found.of(int(r), items.region(i)) if found.masks[int(r)] is not None else np.zeros(0, np.int64)
-            for i, r in enumerate(items.record)
-        )
-        classes, label = found.classes, np.array([majority(m) for m in masks], np.int64)
-    clear = label != UNLABELLED
-    if len(np.unique(label[clear])) < 2:
-        raise RequestError(
-            f"{recipe.study.labels}: {int(clear.sum())} of {len(label)} chips have a clear label, of fewer than two classes; set "
-            "data.window lower, or add labels"
-        )
-    kept = items.take(clear)
-    there = distinct(np.array(corpus.groups)[kept.record].tolist())
-    if recipe.study.folds is not None:
-        made = folds.named(recipe.study.folds, corpus, there, (), "chip")
-    else:
-        made = folds.by_lot(corpus.groups, there, math.ceil(len(there) / FOLDS), recipe.seed)
-    # what is in no fold, such as a gap between two sides, is neither trained nor tested on
-    used = np.isin(np.array(corpus.groups)[kept.record], [g for fold in made for g in (*fold.train, *fold.test)])
-    chips = Chips(kept.take(used), label[clear][used], classes, made, int((~clear).sum()))
-    for number, (train, test) in enumerate(_splits(chips)):
-        if len(np.unique(chips.label[train])) < 2 or not test.any():
-            raise RequestError(f"fold {number} trains on fewer than two classes, or tests no chip; choose other folds")
-    return chips
-
-
-def majority(codes: NDArray[np.integer]) -> int:
-    """The class of a chip whose cells have these, -1 without label: at least 60 % of those labelled, a quarter of all."""
-    there = codes[codes != UNLABELLED].astype(np.int64)
-    if len(there) == 0 or len(there) < LABELLED * codes.size:
-        return UNLABELLED
-    count = np.bincount(there)
-    return int(count.argmax()) if count.max() >= CLEAR * len(there) else UNLABELLED
-
-
 def resized(x: Dense, size: int | None) -> Dense:
     """Bilinear, as before the model in the paper: the spacing stays what the contract says, so tokens see a larger image."""
     if size is None or tuple(x.values.shape[2:]) == (size, size):
@@ -184,55 +100,6 @@ def embedded(encoder: Encoder, items: Items, size: int | None = None) -> Floats:
         inputs = {name: resized(x, size) for name, x in batch.inputs.items() if isinstance(x, Dense)}
         made.append(encoder(inputs).pooled.float().numpy())
     return np.concatenate(made)
-
-
-def scored(
-    chips: Chips, features: Sequence[Floats], standardise: bool, head: Head | None = None
-) -> dict[str, dict[str, Any]]:
-    """Scores with 95 % intervals over the tested groups, of features (N, P) for each fold. head: of the linear probe."""
-    tested = [g for fold in chips.folds for g in fold.test]
-    at = {g: i for i, g in enumerate(tested)}
-    classes, group = len(chips.classes), chips.group
-    tallies: dict[str, NDArray[np.int64]] = {}
-    for (train, test), x in zip(_splits(chips), features, strict=True):
-        for name, predicted in _predicted(x, chips, train, test, standardise, head):
-            tally = tallies.setdefault(name, np.zeros((len(tested), classes, classes), np.int64))
-            for g in set(group[test].tolist()):
-                here = group[test] == g
-                tally[at[g]] += confusion(chips.label[test][here], predicted[here], classes)
-    return {name: _score(tally) for name, tally in tallies.items()}
-
-
-def _predicted(
-    x: Floats, chips: Chips, train: NDArray[np.bool_], test: NDArray[np.bool_], standardise: bool, head: Head | None
-) -> Iterator[tuple[str, Ints]]:
-    label, classes = chips.label[train], len(chips.classes)
-    near, far = x[train], x[test]
-    if standardise:
-        scaler = StandardScaler().fit(near)
-        near, far = scaler.transform(near), scaler.transform(far)
-    neighbours = KNeighborsClassifier(min(K, len(label)), algorithm="brute")
-    yield "kNN, Euclidean", neighbours.fit(near, label).predict(far)
-    yield "kNN, cosine", knn(near, label, far, classes, K).argmax(1)
-    # chips of one block resemble each other: the probe's own splits keep blocks together
-    record = chips.items.record.astype(np.int64)[train]
-    yield "linear probe", probe(x[train], label, record, x[test], classes, head).scores.argmax(1)
-
-
-def _score(tally: NDArray[np.int64]) -> dict[str, Any]:
-    f1 = interval(tally[None, None], seed=0)
-    right = over_groups(_accuracy, tally, seed=0)
-    named = {"macro_f1": f1, "accuracy": right}
-    return {name: {"score": s.mean, "low": s.low, "high": s.high} for name, s in named.items()}
-
-
-def _accuracy(confusions: NDArray[Any]) -> NDArray[np.float64]:
-    total = confusions.sum((-1, -2))
-    return np.asarray(np.where(total > 0, np.trace(confusions, axis1=-2, axis2=-1) / np.maximum(total, 1), np.nan))
-
-
-def _splits(chips: Chips) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    return [(np.isin(chips.group, fold.train), np.isin(chips.group, fold.test)) for fold in chips.folds]
 
 
 def _specs(chips: Chips, normaliser: str, fold: folds.Fold) -> dict[str, InputSpec]:
@@ -309,7 +176,7 @@ def _baselines(chips: Chips) -> list[dict[str, Any]]:
             np.asarray(
                 load(card.target)().fit([s for s, there in zip(samples, train, strict=True) if there]).features(samples)
             )
-            for train, _ in _splits(chips)
+            for train, _ in chips.splits
         ]
         scores = scored(chips, made, True, head_of(card))
         about = {"start": card.name.partition("+")[0], "normaliser": "none", "cells": _native(chips)}

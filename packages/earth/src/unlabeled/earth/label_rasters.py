@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unlabeled.core.contracts import BadInput, RequestError
 from unlabeled.core.evaluation.labels import UNLABELLED, read_lines
-from unlabeled.earth.handles import opened
+from unlabeled.earth.handles import FAILURES, environment, opened, over
 from unlabeled.earth.scene import Place
 
 Codes = NDArray[np.int64]
@@ -98,7 +98,7 @@ class Raster:
         if bands != 1:
             raise RequestError(f"{self.path} holds {bands} bands, and labels are one band of codes; write them alone")
         if not np.issubdtype(src.dtypes[0], np.integer):
-            part = src.read(1, window=((0, min(512, src.height)), (0, min(512, src.width))), masked=True)
+            part = self._values(slice(0, min(512, src.height)), slice(0, min(512, src.width)))
             raise RequestError(
                 f"{self.path} holds {src.dtypes[0]} (such as {_listed(np.unique(part.compressed())[:5])}), and a label is an "
                 "integer code; write it again as uint8 or uint16"
@@ -113,10 +113,22 @@ class Raster:
             raise RequestError(str(error)) from None
 
     def read(self, rows: slice, cols: slice) -> Codes:
-        """Codes of these cells, -1 where the file says nodata."""
-        window = ((rows.start, rows.stop), (cols.start, cols.stop))
-        values = self.src.read(1, window=window).astype(np.int64)
-        return np.where(self.src.read_masks(1, window=window) > 0, values, UNLABELLED)
+        """Codes of these cells, -1 where the file says nodata. Raises RequestError where it cannot be read there."""
+        codes: Codes = self._values(rows, cols).astype(np.int64).filled(UNLABELLED)
+        return codes
+
+    def _values(self, rows: slice, cols: slice) -> Any:
+        """Masked array of the numbers in these cells."""
+        with environment():
+            src = self.src
+            try:
+                return src.read(1, window=((rows.start, rows.stop), (cols.start, cols.stop)), masked=True)
+            except FAILURES:
+                over()
+                raise RequestError(
+                    f"{self.path}: it is cut short or damaged at row {rows.start}, column {cols.start}; fetch it again or "
+                    "remove it"
+                ) from None
 
     def on(self, place: Place, name: str, nearest: bool) -> Mask:
         """Its labels of a record of the file `name`. Raises RequestError, saying how far off it is and what would allow it."""

@@ -47,6 +47,7 @@ def build(domain: Domain) -> typer.Typer:
     read = f": {', '.join(domain.formats)}" if domain.formats else ""
     folder = typer.Argument(..., help=f"folder of files, read recursively{read}", show_default=False)
     known_formats = ", ".join(["parquet", "csv", *domain.writers])
+    cells = "; for segmentation also a raster, polygons or points" if domain.cells else ""
 
     @app.command()
     def inspect(
@@ -157,7 +158,7 @@ def build(domain: Domain) -> typer.Typer:
         labels: Path = typer.Option(
             ...,
             "--labels",
-            help="CSV: key and label, labels (a;b), value, file, or start, stop and label",
+            help=f"CSV: key and label, labels (a;b), value, file, or start, stop and label{cells}",
             show_default=False,
         ),
         task: str = typer.Option(

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from unlabeled.core.contracts import Domain, RequestError, TooManyBad
+from unlabeled.core.contracts import Domain, RequestError, TooManyBad, load
 from unlabeled.core.contracts.recipe import Data, Recipe, dump, nearest, validated
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import cut
@@ -30,7 +30,7 @@ def templates(domain: Domain) -> dict[str, dict[str, Any]]:
 
 
 def write(domain: Domain, path: Path, to: Path, method: str, options: Mapping[str, Any]) -> Recipe:
-    """Fit the first shipped recipe of this method to the folder and write it, with every field explained.
+    """Fit the first shipped recipe of this method to the folder and write it, with every field and reader's option explained.
 
     Raises RequestError where `to` exists, the method has no recipe, or the folder gives no item.
     """
@@ -53,7 +53,8 @@ def write(domain: Domain, path: Path, to: Path, method: str, options: Mapping[st
             recipe = recipe.model_copy(update={"batch_size": max(2, items // 2)})
     except RequestError as error:  # the recipe is still the place to mend it in
         log.warning("the recipe does not run yet: %s", error)
-    write_atomic(to, dump(recipe).encode())
+    read = validated(load(domain.options), data.options, "data.options")
+    write_atomic(to, dump(recipe, read).encode())
     return recipe
 
 

@@ -368,8 +368,13 @@ def _begun(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={"start": recipe.start and located(recipe.start, folder), "stages": stages})
 
 
-def dump(recipe: Recipe) -> str:
-    """The recipe as YAML, every field with its description as a comment."""
+def dump(recipe: Recipe, options: BaseModel | None = None) -> str:
+    """The recipe as YAML, every field with its description as a comment.
+
+    options  `data.options` as the domain's reader understands them, to be explained as well; none: as they stand in the recipe
+    """
+    if options is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"options": options})})
     lines: list[str] = []
     _lines(recipe, 0, lines)
     return "\n".join(lines) + "\n"
@@ -380,7 +385,7 @@ def _lines(model: BaseModel, depth: int, out: list[str]) -> None:
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
         note = f"  # {info.description}" if info.description else ""
-        if isinstance(value, Strict):
+        if isinstance(value, BaseModel) and not isinstance(value, Named) and type(value).model_fields:
             out.append(f"{pad}{name}:{note}")
             _lines(value, depth + 1, out)
         else:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 
 Ids = NDArray[np.int32]  # half of what int64 takes: 1e7 windows of a scene are 120 MB
+
+# records that the log has named, by folder, window and share: a study cuts them again for every job
+_named: dict[tuple[Path, tuple[float, ...], float], set[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def cut(
 ) -> Items:
     """Windows of `window` physical units every `stride`, of which at least `min_valid` is valid; None: whole records.
 
-    Records that give no window are named in the log. Raises RequestError where none gives any.
+    Records that give no window are named in the log, once in a process. Raises RequestError where none gives any.
     """
     if window is None:
         n = len(corpus)
@@ -100,7 +104,9 @@ def cut(
             f"{corpus.data.path}: no record holds one window of {' x '.join(f'{w:g}' for w in window)} {spec.unit} "
             f"with {min_valid:.0%} valid values; set data.window lower"
         )
-    if short:
+    named = _named.setdefault((corpus.data.path, tuple(window), min_valid), set())
+    if not named.issuperset(short):
+        named.update(short)
         log.warning("%d of %d records give no window: %s", len(short), len(corpus), ", ".join(short[:5]))
     return Items(corpus, np.concatenate(records), np.concatenate(starts), size)
 

@@ -33,6 +33,7 @@ from unlabeled.core.downstream.options import Finetune
 from unlabeled.core.downstream.save import Ends, Score, save_model
 from unlabeled.core.downstream.tasks import make_task, split
 from unlabeled.core.evaluation.evaluate import reading, under
+from unlabeled.core.evaluation.guard import check_size
 from unlabeled.core.files import free, outside
 from unlabeled.core.measures.intervals import Tally, over_groups, paired
 from unlabeled.core.nn.base import Encoder
@@ -159,6 +160,8 @@ class FromBundle:
         bad = {} if settings.max_bad_fraction is None else {"max_bad_fraction": settings.max_bad_fraction}
         self.corpus = under(self.loaded.bundle, path, convert, options, **bad)
         self.evaluation = _windows(settings, self.loaded.bundle.evaluation, self.corpus)
+        if self.evaluation.window is None:  # a window is as large as in pretraining, or was named
+            check_size(self.loaded.bundle, cut(self.corpus, None))
         self.seen = _known(settings.start or bundle)
 
     def encoder(self, inside: Sequence[str]) -> Encoder:

@@ -14,6 +14,7 @@ import torch
 from unlabeled.core.contracts import RequestError, TooManyBad, load
 from unlabeled.core.contracts.recipe import Evaluation, Trainer, nearest
 from unlabeled.core.data.corpus import Corpus
+from unlabeled.core.data.items import cut
 from unlabeled.core.downstream.finetune import predicted_items
 from unlabeled.core.downstream.infer import Prediction, predictions
 from unlabeled.core.downstream.model import Model
@@ -21,6 +22,7 @@ from unlabeled.core.downstream.save import About, load_model
 from unlabeled.core.downstream.tags import BETWEEN
 from unlabeled.core.downstream.write import Predictions, Record, segments, write, writers
 from unlabeled.core.evaluation.evaluate import under
+from unlabeled.core.evaluation.guard import check_size
 from unlabeled.core.files import folder_atomic, free, outside, write_json
 from unlabeled.core.measures.multilabel import THRESHOLD
 from unlabeled.core.training.fit import device_kind
@@ -58,6 +60,8 @@ def predict(
     about: About = loaded.about
     bad = {} if max_bad is None else {"max_bad_fraction": max_bad}
     corpus = under(loaded.encoder.bundle, path, convert, options, **bad)
+    if about.window is None:  # a window is as large as in training
+        check_size(loaded.encoder.bundle, cut(corpus, None))
     known = writers(corpus.domain)
     for name in formats:
         if name not in known:

@@ -42,6 +42,7 @@ class Look:
 
     pictures  "input.original", "input.masked", "input.predicted" -> (n, C, *S), d <= 2; NaN where nothing is shown
     missing   "map", "labels" or "pictures" -> why it is not here
+    by        what `label` is of an item, for captions
     """
 
     points: Floats
@@ -51,6 +52,7 @@ class Look:
     classes: tuple[str, ...] = ()
     pictures: Mapping[str, Floats] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    by: str = "label"
 
 
 def save(path: Path, look: Look) -> None:
@@ -61,7 +63,7 @@ def save(path: Path, look: Look) -> None:
         "label": look.label,
     }
     arrays |= {f"picture:{name}": x.astype(np.float32) for name, x in look.pictures.items()}
-    arrays["about"] = np.array(json.dumps({"classes": look.classes, "missing": dict(look.missing)}))
+    arrays["about"] = np.array(json.dumps({"classes": look.classes, "missing": dict(look.missing), "by": look.by}))
 
     def write(temp: Path) -> None:
         with temp.open("wb") as file:
@@ -75,7 +77,13 @@ def read(path: Path) -> Look:
         about = json.loads(str(file["about"]))
         pictures = {name.partition(":")[2]: file[name] for name in file.files if name.startswith("picture:")}
         arrays = {name: file[name] for name in ("points", "share", "group", "label")}
-    return Look(**arrays, classes=tuple(about["classes"]), pictures=pictures, missing=about["missing"])
+    return Look(
+        **arrays,
+        classes=tuple(about["classes"]),
+        pictures=pictures,
+        missing=about["missing"],
+        by=about.get("by", "label"),
+    )
 
 
 def spread_out(n: int, most: int = POINTS) -> NDArray[np.int64]:
@@ -88,14 +96,14 @@ def flat(values: Floats) -> tuple[Floats, Floats]:
 
 
 def embedded(encoder: Encoder, items: Items) -> tuple[Floats, NDArray[np.int64]]:
-    """Pooled features (N, P) of at most `POINTS` items, and their records; items that cannot be read are left out."""
-    values, records = [], []
+    """Pooled features (N, P) of at most `POINTS` items, and the items' numbers; items that cannot be read are left out."""
+    values, at = [], []
     for start in range(0, len(some := spread_out(len(items))), BATCH):
         samples = readable(items, some[start : start + BATCH])
         if samples:
             values.append(encoder(_batch(encoder, samples).inputs).pooled.float().cpu().numpy())
-            records += [s.record for s in samples]
-    return np.concatenate(values), np.array(records, np.int64)
+            at += [s.index for s in samples]
+    return np.concatenate(values), np.array(at, np.int64)
 
 
 def reconstructed(method: Method, items: Items, context: Context) -> dict[str, Floats]:

@@ -199,7 +199,7 @@ def map_section(look: Look | None, why: str) -> Section:
     kinds = {"by group, as keyed hashes": np.array([short(g) for g in look.group])}
     if (look.label >= 0).any():
         classes = np.array([*look.classes, "without a label"])[look.label]
-        kinds = {"by label; pretraining saw none of these labels": classes, **kinds}
+        kinds = {f"by {look.by}; pretraining saw none of these labels": classes, **kinds}
     tables = [_middles(look.points, kind, caption) for caption, kind in kinds.items()]
     figures = [_map(look.points, kind, caption) for caption, kind in kinds.items()]
     blocks: list[Block] = [Say(about), Grid(figures), More("The map in numbers", tables)]

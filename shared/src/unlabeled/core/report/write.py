@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from unlabeled.core import pretraining, studies
-from unlabeled.core.contracts import RequestError, RunFailed
+from unlabeled.core.contracts import RequestError, RunFailed, load
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.items import Items
+from unlabeled.core.downstream.labels import Cells
 from unlabeled.core.evaluation.labels import UNLABELLED, read_lines
 from unlabeled.core.evaluation.look import Look, embedded, flat, reconstructed, save, unlabelled
 from unlabeled.core.files import without_folders, write_atomic
@@ -23,6 +24,7 @@ from unlabeled.core.launch import leader
 from unlabeled.core.methods.base import Context, Method
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.report import run_page, study_page
+from unlabeled.core.studies.units import of_points
 
 log = logging.getLogger(__name__)
 
@@ -84,33 +86,53 @@ def look(run: Path, recipe: Recipe, method: Method, items: Items) -> None:
     method.eval()
     with torch.inference_mode():
         nothing = (np.zeros((0, 2)), np.zeros(2)), np.zeros(0, np.int64)
-        (points, share), record = tried("map", partial(_map, method, items), nothing)
+        (points, share), at = tried("map", partial(_map, method, items), nothing)
         if hasattr(method, "reconstruct"):
             context = Context(recipe.seed, recipe.max_steps, 0, recipe.max_steps)
             pictures = tried("pictures", partial(reconstructed, method, items, context), {})
         else:
             pictures, missing["pictures"] = {}, f"{recipe.method.name} predicts no patches"
     method.train(training)
-    keys = [items.corpus.rows[r].key for r in record]
-    classes, label = (), unlabelled(len(keys))
+    shown = items.take(at)
+    classes, label, by = (), unlabelled(len(shown)), ""
     if recipe.study.labels is not None:
-        classes, label = tried("labels", partial(_labels, recipe.study.labels, keys), (classes, label))
-    made = Look(points, share, np.array(items.corpus.groups)[record], label, classes, pictures, missing)
+        classes, label, by = tried("labels", partial(_labels, recipe, shown), (classes, label, by))
+    made = Look(points, share, np.array(items.corpus.groups)[shown.record], label, classes, pictures, missing, by)
     _softly("the report goes without a map", save, run / "look.npz", made)
 
 
 def _map(method: Method, items: Items) -> Any:
     encoder = method.exported
     assert isinstance(encoder, Encoder)
-    values, record = embedded(encoder, items)
-    return flat(values), record
+    values, at = embedded(encoder, items)
+    return flat(values), at
 
 
-def _labels(file: Path, keys: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Classes, and the code of each key. Labels of records that are held out are as good as none here."""
+def _labels(recipe: Recipe, items: Items) -> tuple[tuple[str, ...], NDArray[np.int64], str]:
+    """Classes, the code of each item and what it is. Labels of records that are held out are as good as none here.
+
+    Of labelled cells it is that of most in the item. Nothing is drawn of cells in a CSV, which names the records held out too.
+    """
+    file, corpus = recipe.study.labels, items.corpus
+    assert file is not None
+    if of_points(recipe):
+        cells: Cells | None = load(corpus.domain.cells)(file, corpus) if corpus.domain.cells else None
+        if cells is None:
+            return (), unlabelled(len(items)), ""
+        most = [_most(cells, int(record), items.region(i)) for i, record in enumerate(items.record)]
+        return cells.classes, np.array(most, np.int64), "the label that most labelled cells of an item have"
     told = {line["key"]: line["label"] for _, line in read_lines(file, ("key", "label"))[1]}
-    classes = tuple(sorted({told[key] for key in keys if key in told}))
-    return classes, np.array([classes.index(told[key]) if key in told else UNLABELLED for key in keys], np.int64)
+    of = [told.get(corpus.rows[record].key) for record in items.record]
+    classes = tuple(sorted({name for name in of if name is not None}))
+    return classes, np.array([UNLABELLED if name is None else classes.index(name) for name in of], np.int64), "label"
+
+
+def _most(cells: Cells, record: int, region: tuple[slice, ...]) -> int:
+    if cells.masks[record] is None:
+        return UNLABELLED
+    codes = cells.of(record, region)
+    there = codes[codes != UNLABELLED]
+    return int(np.bincount(there).argmax()) if there.size else UNLABELLED
 
 
 def _softly(otherwise: str, call: Callable[..., Any], *given: Any) -> tuple[bool, Any]:

@@ -74,6 +74,11 @@ def named(
 
 def _read(path: Path, keys: Sequence[str], elsewhere: Collection[str]) -> dict[str, str]:
     """Key -> fold."""
+    if not path.exists():
+        raise RequestError(
+            f"{path}: no such file of folds (study.folds); name a CSV with the columns key and fold, or leave study.folds out "
+            "to draw folds by lot"
+        )
     found: dict[str, tuple[str, int]] = {}
     _, lines = read_lines(path, ("key", "fold"))
     for number, line in lines:

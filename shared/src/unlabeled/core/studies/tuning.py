@@ -28,8 +28,12 @@ class Tuner:
     def choose(self, encoder: Encoder) -> dict[str, Any]:
         """The learning rate with the best score on held-out training groups, ties to the smaller; and all scores.
 
+        A grid of one rate leaves nothing to choose, and has no scores.
+
         The split and the labelled units are the same for every start. Raises RunFailed where every rate diverges.
         """
+        if len(self.recipe.study.lr_grid) == 1:
+            return {"lr": self.recipe.study.lr_grid[0], "scores": {}}
         labelled, outside = inner_split(self.plan, self.fold, self.recipe.study.groups_per_fold)
         scores: dict[float, float] = {}
         for lr in sorted(self.recipe.study.lr_grid):
