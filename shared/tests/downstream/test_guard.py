@@ -123,7 +123,7 @@ def test_finetune_and_predict_refuse_records_of_another_size(field, bundle, tmp_
         lambda to: finetune(whole, folder, labels, "classify", to, **QUICK),
         lambda to: predict(model, folder, to),
     ):
-        with pytest.raises(Incompatible, match="have 36 x 36 cells, pretraining's had 16 x 16.*--convert size"):
+        with pytest.raises(Incompatible, match=r"have 36 x 36 cells, pretraining's had 16 x 16.*--convert size"):
             refuses(tmp_path / "none")
         assert not (tmp_path / "none").exists()
     assert len(predict(model, folder, tmp_path / "a", convert=["size"]).records) == 24
