@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.scenes import CORNER, north_up, raster
+from .data.scenes import CORNER, north_up, raster
 
-SIDE, FEW, MANY = 512, 10, 1000  # a scene holds 2 MB of values
-CACHE = 16  # MB, which 10 scenes fill: what follows is what more scenes cost, and not what a cache does until it is full
+SIDE, FEW, MANY = 256, 10, 1000  # a scene holds 0.5 MB of values
+CACHE = 4  # MB, which 10 scenes fill: what follows is what more scenes cost, and not what a cache does until it is full
 RECIPE = """
 domain: earth
 data:
@@ -41,11 +41,11 @@ def peak(*words: object) -> float:
     """MB that a command of the package held at most."""
     call = [sys.executable, "-c", "from unlabeled.earth.cli import main; main()", *map(str, words)]
     env = {**os.environ, "GDAL_CACHEMAX": str(CACHE), "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
-    assert child.stderr is not None
-    said = child.stderr.read().decode()
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
+    with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env) as child:
+        assert child.stderr is not None
+        said = child.stderr.read().decode()
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0, said
     return used.ru_maxrss / 1024
 
@@ -59,5 +59,6 @@ def test_memory_is_flat_from_ten_to_a_thousand_scenes(tmp_path: Path) -> None:
         options = ("-O", "block=5120", "-O", "units={red: DN, green: DN, blue: DN, nir: DN}")
         found["inspect"].append(peak("inspect", folder, *options))
         found["pretrain"].append(peak("pretrain", recipe, "-o", tmp_path / f"run-{count}"))
+    print(found)
     for few, many in found.values():
         assert many <= 1.10 * few, found

@@ -52,16 +52,19 @@ def test_simclr_scene(tmp_path: Path) -> None:
 
 
 def test_init_explains_the_options_of_the_reader(tmp_path: Path) -> None:
-    """The recipe it writes says which sensors there are beside the template's, and reads the folder as the template does."""
+    """The recipe says which sensors there are; the sample's own sensor, block and labels are not taken for the user's."""
     values = rng().integers(20, 200, (5, 200, 200)).astype(np.float32)
     where = from_origin(630_000, 230_000, 28.5, 28.5)
     raster(tmp_path / "own/s.tif", values, ("B1", "B2", "B3", "B4", "B5"), crs="EPSG:32119", transform=where)
-    made = write(domain, tmp_path / "own", tmp_path / "r.yaml", "simclr", {})
+    plain = write(domain, tmp_path / "own", tmp_path / "plain.yaml", "mae", {})
+    assert ReaderOptions(**plain.data.options) == ReaderOptions()
+    assert plain.study.labels is None and plain.study.folds is None and plain.study.task == "segment"
+    made = write(domain, tmp_path / "own", tmp_path / "r.yaml", "simclr", {"sensor": "landsat7"})
     lines = (tmp_path / "r.yaml").read_text().splitlines()
     (sensor,) = [line for line in lines if line.startswith("    sensor: landsat7  # ")]
     assert all(name in sensor for name in SENSORS)
     for field in ReaderOptions.model_fields.values():
         assert sum(f"  # {field.description}" in line for line in lines) == 1
     found = read_recipe(tmp_path / "r.yaml")
-    assert ReaderOptions(**found.data.options) == ReaderOptions(sensor="landsat7", block=1368)
+    assert ReaderOptions(**found.data.options) == ReaderOptions(sensor="landsat7")
     assert found.data.model_copy(update={"options": made.data.options}) == made.data

@@ -6,6 +6,7 @@ import os
 import resource
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,13 @@ def opened(path: Path, name: str) -> Any:
 def warped(path: Path, name: str, place: Place, nodata: float | None, resampling: str) -> Any:
     """The dataset at `path` on another grid. Without declared nodata its last band is alpha: 0 is nothing."""
     return _kept((_stamp(path), place, None if nodata is None else repr(nodata), resampling), path, name)
+
+
+def close(paths: Iterable[Path]) -> None:
+    """Close what is open of these files."""
+    mine, names = _OPEN.get(os.getpid(), OrderedDict()), {str(path) for path in paths}
+    for key in [key for key in mine if key[0][0] in names]:
+        mine.pop(key)[1].close()
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlabeled.core.contracts import BadInput, Input, Sample
-from unlabeled.earth import checks, offsets, products
+from unlabeled.earth import checks, handles, offsets, products
 from unlabeled.earth.bands import File
 from unlabeled.earth.blocks import Block, blocks, side
 from unlabeled.earth.groups import group
@@ -68,6 +68,7 @@ class Reader:
             if self.options.check_range:
                 checks.check_range(x, name)
             yield self._sample(opened, name, part, x, [*opened.scene.flags, *checks.flags(opened.scene, x)])
+        handles.close({layer.path for layer in opened.scene.layers})  # a folder is read once, and may hold many
         if not seen:
             raise BadInput(f"{name}: it has no valid pixel; remove it, or correct options.nodata")
 

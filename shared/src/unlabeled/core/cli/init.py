@@ -39,11 +39,9 @@ def write(domain: Domain, path: Path, to: Path, method: str, options: Mapping[st
     if method not in found:
         raise RequestError(f"--method: {nearest(method, list(found))}")
     values = dict(found[method])
-    values["data"] = {
-        **values["data"],
-        "path": str(path.resolve()),
-        "options": {**values["data"].get("options", {}), **options},
-    }
+    # the sample's own options and labels say nothing of the user's files
+    values["data"] = {**values["data"], "path": str(path.resolve()), "options": dict(options)}
+    values["study"] = {k: v for k, v in values.get("study", {}).items() if k not in ("labels", "folds")}
     recipe = validated(Recipe, values, "the shipped recipe")
     corpus, data = _opened(domain, recipe.data)
     recipe = recipe.model_copy(update={"data": data})
