@@ -67,10 +67,11 @@ def _apart(name: str, asked: argparse.Namespace) -> dict[str, Any]:
 
 def _write(found: list[dict[str, Any]], out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / f"{found[0]['date']}-bench.json", {"command": "tools/bench --all", "rows": found})
+    file = out / f"{found[0]['date']}-bench.json"
+    write_json(file, {"command": "tools/bench --all", "rows": found})
     readme = out.parent / "README.md"
     if readme.exists():
-        write_atomic(readme, report.renewed(readme.read_text(), found).encode())
+        write_atomic(readme, report.renewed(readme.read_text(), json.loads(file.read_text())["rows"]).encode())
     return 0
 
 

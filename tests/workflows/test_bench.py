@@ -61,7 +61,7 @@ def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["mae-stepp"], "tools/bench: 'mae-stepp' is unknown; did you mean 'mae-step'?"),
+        (["mae-stepp"], "tools/bench: 'mae-stepp' is unknown, did you mean 'mae-step'?"),
         (["--all"], "--all writes a file: name its folder with -o, benchmarks/results for the committed one"),
     ],
 )
@@ -97,7 +97,7 @@ def test_the_committed_table_follows_from_the_committed_numbers() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_runs_both_sides(name: str) -> None:
     words = [sys.executable, "-m", "bench", name, "--json", "--tiny", "--cpu", "--threads", "1"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found.keys() >= SAID and found["tiny"] and found["n"] == 2 and found["ours"] > 0

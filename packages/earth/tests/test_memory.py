@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from .data.scenes import CORNER, north_up, raster
 
 SIDE, FEW, MANY = 256, 10, 1000  # a scene holds 0.5 MB of values
