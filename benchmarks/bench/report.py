@@ -47,7 +47,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         peer, ratio = ("", "") if r["peer"] is None else (f"{r['peer']:.3g} {r['unit']}", f"{r['ratio']:.2f}")
         alike = "" if r["peer"] is None else "yes" if r["like_for_like"] else "no"
         against = r["peer_name"] or "limits: " + " and ".join(f"{n:g} {unit}" for unit, n in r["limits"].items())
-        lines.append(f"| `{r['name']}` | {_ours(r)} | {peer} | {ratio} | {alike} | {against} | {r['n']} |")
+        later = "" if r["commit"] == first["commit"] else f" at commit {r['commit']}"
+        lines.append(f"| `{r['name']}`{later} | {_ours(r)} | {peer} | {ratio} | {alike} | {against} | {r['n']} |")
     lines += ["", *(f"- `{r['name']}`: {r['what']}" + f" {r['difference']}" * bool(r["difference"]) for r in rows)]
     return "\n".join(lines)
 

@@ -87,9 +87,13 @@ def cut(
     step = _cells(stride or window, spec.spacing)
     records: list[Ids] = []
     starts: list[Ids] = []
+    corners: dict[tuple[int, ...], Ids] = {}  # records of one shape share them
     short = []
     for i, row in enumerate(corpus.rows):
-        here = _corners([range(0, n - w + 1, s) for n, w, s in zip(corpus.shape(i), size, step, strict=True)])
+        shape = tuple(corpus.shape(i))
+        if shape not in corners:
+            corners[shape] = _corners([range(0, n - w + 1, s) for n, w, s in zip(shape, size, step, strict=True)])
+        here = corners[shape]
         if len(here) and not corpus.whole(i):
             valid = next(iter(corpus.record(i).inputs.values())).valid
             if valid is not None:
