@@ -1,4 +1,4 @@
-"""`tools/bench NAME`: one row, in this process. `--list`: the rows. `--all -o FOLDER`: all rows, each in a process of its own."""
+"""`tools/bench NAME`: one row. `--list`: the rows. `--all -o FOLDER`: all rows, each in processes of its own."""
 
 from __future__ import annotations
 

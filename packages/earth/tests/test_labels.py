@@ -304,4 +304,4 @@ def test_the_help_says_what_labels_may_be(capsys: pytest.CaptureFixture[str]) ->
     for made, says in ((domain, True), (replace(domain, cells=""), False)):
         assert run(build(made), ["finetune", "--help"]) == 0
         said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        assert ("for segmentation also a raster, polygons or points" in said) is says
+        assert ("for segmentation also the files that the package's README names" in said) is says

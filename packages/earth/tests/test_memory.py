@@ -60,6 +60,5 @@ def test_memory_is_flat_from_ten_to_a_thousand_scenes(tmp_path: Path) -> None:
         options = ("-O", "block=5120", "-O", "units={red: DN, green: DN, blue: DN, nir: DN}")
         found["inspect"].append(peak("inspect", folder, *options))
         found["pretrain"].append(peak("pretrain", recipe, "-o", tmp_path / f"run-{count}"))
-    print(found)
     for few, many in found.values():
         assert many <= 1.10 * few, found

@@ -11,36 +11,19 @@ from numpy.typing import NDArray
 
 from unlabeled.biosignal.baselines import Hand
 from unlabeled.biosignal.samples import watch
-from unlabeled.core.cli.inspect import report, show
+from unlabeled.core.cli.demo import QUICK, inspect_and_study
 from unlabeled.core.cli.shell import out, progress
-from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe, read_recipe
 
 REAL = "real: 140 recordings of a smartwatch by 10 people, 7 shoulder exercises (seglearn 1.2.5)"
 
-# to end within minutes
-QUICK = {"seeds": 1, "lr_grid": (1e-3,)}
-ONE = "One pretraining seed and one rate of fine-tuning; the recipe's study has three seeds and chooses: see the package's README."
-
 
 def demo(to: Path) -> None:
     """Inspect, pretrain and study on the watch recordings, into the folder `to`; goes on where it stopped."""
-    from unlabeled.core.report import study
-    from unlabeled.core.studies import render
-
     folder = watch(to / "recordings")
     recipe = _recipe(folder)
-    out.rule("inspect: what is in the recordings")
-    with progress("reading") as update:
-        found = report(domain("biosignal"), recipe.data, update)
-    show(found)
-
-    out.rule("study: pretrain without labels on the subjects that stay, test on those left out")
-    with progress("study") as update:
-        result = study(recipe, to / "study", update, real=REAL)
-    out.print(REAL, markup=False)
-    out.print(render(result))
-    out.print(ONE, markup=False)
+    split = "pretrain without labels on the subjects that stay, test on those left out"
+    inspect_and_study(recipe, to, REAL, split)
 
     out.rule("what mirroring the left wrist alone is worth")
     with progress("mirroring") as update:

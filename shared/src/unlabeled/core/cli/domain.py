@@ -47,7 +47,7 @@ def build(domain: Domain) -> typer.Typer:
     read = f": {', '.join(domain.formats)}" if domain.formats else ""
     folder = typer.Argument(..., help=f"folder of files, read recursively{read}", show_default=False)
     known_formats = ", ".join(["parquet", "csv", *domain.writers])
-    cells = "; for segmentation also a raster, polygons or points" if domain.cells else ""
+    cells = "; for segmentation also the files that the package's README names" if domain.cells else ""
 
     @app.command()
     def inspect(
