@@ -54,3 +54,19 @@ def moments(patches: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.where(valid, x, 0).sum(-1, keepdim=True) / n.clamp_min(1)
     var = torch.where(valid, x - mean, 0).square().sum(-1, keepdim=True) / (n - 1).clamp_min(1)
     return mean, var
+
+
+def masked_cross_entropy(logits: Tensor, ids: Tensor, weight: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Global mean of -log softmax(logits)[id] over tokens, weighted (Bao et al. 2022, BEiT, eq. 2); at least fp32.
+
+    logits (..., K), ids (...) int64 in [0, K), weight (...), 0 for what does not count, which may hold anything: there
+    the id is not read. smoothing: share of the target that is spread over all K (Szegedy et al. 2016, section 7).
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        counts = weight > 0
+        wide = torch.where(counts[..., None], logits.to(torch.promote_types(logits.dtype, torch.float32)), 0)
+        shares = wide.log_softmax(-1)
+        nll = -shares.gather(-1, torch.where(counts, ids, 0)[..., None])[..., 0]
+        if smoothing:
+            nll = (1 - smoothing) * nll - smoothing * shares.mean(-1)
+        return ranks.mean(nll, weight)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unlabeled.core.contracts import InputSpec
-from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.contracts.batch import Batch, BatchInput
 from unlabeled.core.losses.masked import masked_l1, normalised_patches
 from unlabeled.core.methods.base import Context, Method, Views, unchanged, weighted
 from unlabeled.core.methods.masking import Masking, draw_masks, token_encoder
@@ -23,11 +23,16 @@ from unlabeled.core.tokens.tokens import Tokens
 
 @dataclass(frozen=True)
 class Corrupted:
-    """All tokens of a batch and which of them are hidden, by input; weight (B,)."""
+    """All tokens of a batch, which of them are hidden, and the inputs they were cut from, by input; weight (B,)."""
 
     tokens: dict[str, Tokens]
     masks: dict[str, Mask]
+    inputs: Mapping[str, BatchInput]
     weight: Tensor
+
+    def truth(self, name: str) -> Tokens:
+        """The hidden tokens of an input, as they are."""
+        return self.masks[name].hidden(self.tokens[name])
 
 
 class SimMIM(Method):
@@ -35,7 +40,11 @@ class SimMIM(Method):
 
     The loss is the mean over inputs of the L1 distance on hidden patches (section 3.4). The paper hides squares of 32 px,
     which are several tokens: that is `mask: block`. Raises RequestError where the encoder works on no tokens.
+
+    A subclass with another target gives `outputs`, `target` and `distance`, and `term`, the name of its loss.
     """
+
+    term = "l1"
 
     class Options(Masking):
         mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of the valid tokens that is hidden")
@@ -49,14 +58,18 @@ class SimMIM(Method):
         encoder = token_encoder(encoder, "simmim")
         super().__init__(encoder, specs, options, views)
         self.mask_token = nn.Parameter(torch.randn(encoder.token_width) * 0.02)
-        self.heads = nn.ModuleDict({n: nn.Linear(encoder.token_width, p) for n, p in encoder.patch_widths.items()})
+        self.heads = nn.ModuleDict({n: nn.Linear(encoder.token_width, p) for n, p in self.outputs().items()})
         xavier(self.heads)
+
+    def outputs(self) -> Mapping[str, int]:
+        """Numbers predicted for a token, by input."""
+        return self.encoder.patch_widths
 
     def on_batch(self, batch: Batch, ctx: Context) -> Corrupted:
         batch = self.views(batch, ctx.draw(batch, "view"))
         tokens = self.encoder.tokenise(batch.inputs)
         masks = draw_masks(self.options, self.encoder, tokens, ctx.draw(batch, "mask"))
-        return Corrupted(tokens, masks, batch.weight)
+        return Corrupted(tokens, masks, batch.inputs, batch.weight)
 
     def step(self, batch: Corrupted, ctx: Context) -> dict[str, Any]:
         hidden = {n: torch.zeros_like(t.valid).scatter(1, batch.masks[n].hide, True) for n, t in batch.tokens.items()}
@@ -67,12 +80,22 @@ class SimMIM(Method):
         features = self.encoder.encode(batch.tokens, corrupt)
         parts = torch.split(features.tokens, [t.valid.shape[1] for t in batch.tokens.values()], 1)
         share = 1 / len(parts)
-        losses = {f"l1_{n}": (share, self._loss(n, x, batch)) for n, x in zip(batch.tokens, parts, strict=True)}
+        losses = {
+            f"{self.term}_{n}": (share, self._loss(n, x, batch)) for n, x in zip(batch.tokens, parts, strict=True)
+        }
         return weighted(losses, features.pooled)
 
     def _loss(self, name: str, features: Tensor, batch: Corrupted) -> Tensor:
-        mask = batch.masks[name]
-        pred = self.heads[name](features.take_along_dim(mask.hide[..., None], 1))
-        truth = batch.tokens[name].take(mask.hide, mask.hide_valid)
-        target = normalised_patches(truth.patches, truth.elements) if self.options.norm_target else truth.patches
-        return masked_l1(pred, target, truth.elements * batch.weight[:, None, None])
+        pred = self.heads[name](features.take_along_dim(batch.masks[name].hide[..., None], 1))
+        target, there = self.target(name, batch)
+        return self.distance(pred, target, there * batch.weight[:, None, None])
+
+    def target(self, name: str, batch: Corrupted) -> tuple[Tensor, Tensor]:
+        """What the hidden tokens (B, M, P) of an input shall give, and which of it counts (B, M, 1 | P) bool."""
+        truth = batch.truth(name)
+        patches = normalised_patches(truth.patches, truth.elements) if self.options.norm_target else truth.patches
+        return patches, truth.elements
+
+    def distance(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """The global loss of predictions (B, M, P), weight as `masked_mse` has it."""
+        return masked_l1(pred, target, weight)
