@@ -8,18 +8,21 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from unlabeled.core.contracts import InputSpec, RequestError
 from unlabeled.core.contracts.batch import BatchInput, Dense
 from unlabeled.core.nn.base import Encoder, Features
+from unlabeled.core.nn.ids import IdEmbedding
 from unlabeled.core.nn.pooling import max_pool, mean_pool
-from unlabeled.core.nn.transformer import Transformer, xavier
+from unlabeled.core.nn.transformer import Transformer, Turn, xavier
+from unlabeled.core.tokens.clusters import cluster_order
 from unlabeled.core.tokens.masks import Mask
 from unlabeled.core.tokens.packed import packed_tokens
 from unlabeled.core.tokens.patches import dense_tokens
-from unlabeled.core.tokens.positions import in_patches, interpolate, sincos
+from unlabeled.core.tokens.positions import in_patches, interpolate, rotary, sincos
 from unlabeled.core.tokens.tokens import Tokens
 
 Sizes = tuple[int, ...]
@@ -32,7 +35,8 @@ class TokenEncoder(Encoder):
     """Patches or packed tokens of all named inputs in one sequence, through timm's blocks.
 
     Every token carries its coordinate, so the features depend on where a token is and never on its place in the
-    sequence: permuting tokens permutes the features, and dropping tokens equals masking them in the attention.
+    sequence: permuting tokens permutes the features, and dropping tokens equals masking them in the attention (a causal
+    encoder goes by their coordinates too).
     `Features.tokens` are those of the inputs; a class token shows in `Features.pooled` only.
 
     Raises RequestError where the options do not fit the specs.
@@ -46,10 +50,22 @@ class TokenEncoder(Encoder):
         heads: int = Field(3, ge=1, description="attention heads")
         patch: Sizes | dict[str, Sizes] = Field((), description="cells per patch along each axis, or by input name")
         mlp_ratio: float = Field(4.0, gt=0, description="width of the hidden layer over the width")
-        positions: Literal["sincos", "learned"] = Field("sincos", description="learned: a table over `grid`")
+        positions: Literal["sincos", "learned", "rope", "none"] = Field(
+            "sincos",
+            description="learned: a table over `grid`; rope: rotary, in every block; none: no token has a place",
+        )
         grid: Sizes = Field((), description="patches along each axis of the learned table")
         position_scale: Scale | dict[str, Scale] | None = Field(
             None, description="size of a patch in physical units; none: patch times spacing"
+        )
+        causal: Sizes = Field(
+            (),
+            description="patches along each axis of a cluster: a token attends to its own cluster and those before in raster "
+            "order; (1, 1): token by token; (): to all",
+        )
+        vocabulary: Sizes | dict[str, Sizes] = Field(
+            (),
+            description="channels hold whole numbers below these, which are embedded and not projected; or by input name",
         )
         cls: bool = Field(False, description="put a class token before the others")
         pool: Literal["mean", "cls", "mean_max"] = Field("mean", description="how tokens become one vector")
@@ -64,15 +80,31 @@ class TokenEncoder(Encoder):
         # the scale in use is kept in the options, so that a bundle restores it whatever the default becomes
         self.options = options.model_copy(update={"position_scale": self.scale})
         self.patch_widths = {n: s.width * math.prod(self.patch[n]) for n, s in specs.items()}
-        self.project = nn.ModuleDict({n: nn.Linear(p, width) for n, p in self.patch_widths.items()})
+        self.vocabulary = {name: _vocabulary(name, spec, self.patch[name], options) for name, spec in specs.items()}
+        self.project = nn.ModuleDict(
+            {
+                n: IdEmbedding(self.vocabulary[n], width) if self.vocabulary[n] else nn.Linear(p, width)
+                for n, p in self.patch_widths.items()
+            }
+        )
         self.input_embedding = nn.Parameter(torch.randn(len(specs), width) * 0.02) if len(specs) > 1 else None
         self.cls_token = nn.Parameter(torch.randn(width) * 0.02) if options.cls else None
         self.table = self._table(options)
         self.transformer = Transformer(width, options.depth, options.heads, options.mlp_ratio)
         xavier(self)
+        self._check_causal()
+
+    def _check_causal(self) -> None:
+        if (sizes := self.options.causal) and (
+            len(self.specs) > 1 or len(sizes) != self.input_spec.rank or min(sizes) < 1 or self.options.pool == "cls"
+        ):
+            raise RequestError(
+                f"encoder.causal: needs one input, {self.input_spec.rank} positive numbers for its axes "
+                f"({', '.join(self.input_spec.axes)}), and another pool than cls, got {list(sizes)}"
+            )
 
     def _table(self, options: Options) -> nn.Parameter | None:
-        if options.positions == "sincos":
+        if options.positions != "learned":
             return None
         for name, spec in self.specs.items():
             if len(options.grid) != spec.rank:
@@ -92,15 +124,21 @@ class TokenEncoder(Encoder):
         """Coordinates (B, L, d) of a named input, counted in patches."""
         return in_patches(coords, self.scale[name])
 
+    def _place(self, position: Tensor) -> Tensor | None:
+        """What is added to tokens at positions (B, L, d)."""
+        if self.options.positions in ("rope", "none"):
+            return None
+        return sincos(position, self.token_width) if self.table is None else interpolate(self.table, position)
+
     def embed(self, tokens: Mapping[str, Tokens], corrupt: Corrupt | None = None) -> tuple[Tensor, Tensor]:
         """Embedded tokens of all inputs (B, L, D) in the order of the specs, and their validity (B, L)."""
         embedded = []
         dtype = next(self.parameters()).dtype
         for i, name in enumerate(self.specs):
-            position = self.position(name, tokens[name].coords)
-            place = sincos(position, self.token_width) if self.table is None else interpolate(self.table, position)
             x = self.project[name](tokens[name].patches.to(dtype))
-            x = (x if corrupt is None else corrupt(name, x)) + place.to(dtype)
+            x = x if corrupt is None else corrupt(name, x)
+            place = self._place(self.position(name, tokens[name].coords))
+            x = x if place is None else x + place.to(dtype)
             embedded.append(x if self.input_embedding is None else x + self.input_embedding[i])
         if len(embedded) == 1:  # most encoders, whom a copy of all tokens would cost
             return embedded[0], tokens[name].valid
@@ -119,9 +157,26 @@ class TokenEncoder(Encoder):
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
             seen = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
         mlps: list[Tensor] | None = [] if layers else None
-        x = self.transformer(x, None if whole else seen, mlps)
+        order, turn = self._order(tokens, own), self._turn(tokens, own)
+        x = self.transformer(x, None if whole else seen, mlps, order=order, turn=turn)
         features = self._pooled(x[:, own:], valid, x[:, 0] if own else None, whole)
         return replace(features, layers=tuple(m[:, own:] for m in mlps)) if mlps else features
+
+    def _order(self, tokens: Mapping[str, Tokens], own: int) -> Tensor | None:
+        """Causal order of the class token, which is the first, and the tokens."""
+        if not self.options.causal:
+            return None
+        ((name, t),) = ((name, tokens[name]) for name in self.specs)
+        return F.pad(cluster_order(self.position(name, t.coords), self.options.causal), (own, 0), value=-1)
+
+    def _turn(self, tokens: Mapping[str, Tokens], own: int) -> Turn | None:
+        """Rotary positions of the class token, which is not turned, and the tokens of all inputs."""
+        if self.options.positions != "rope":
+            return None
+        head = self.token_width // self.options.heads
+        turns = [rotary(self.position(name, tokens[name].coords), head) for name in self.specs]
+        cos, sin = (torch.cat(of_all, 2) for of_all in zip(*turns, strict=True))
+        return F.pad(cos, (0, 0, own, 0), value=1.0), F.pad(sin, (0, 0, own, 0))
 
     def _pooled(self, x: Tensor, valid: Tensor, cls: Tensor | None, whole: bool) -> Features:
         if not whole:
@@ -154,6 +209,17 @@ def _patch(name: str, spec: InputSpec, given: Sizes | dict[str, Sizes]) -> Sizes
             f"positive numbers, got {list(patch)}"
         )
     return patch
+
+
+def _vocabulary(name: str, spec: InputSpec, patch: Sizes, options: TokenEncoder.Options) -> Sizes:
+    """Sizes of the vocabularies of one input's channels; () where its channels are measured values."""
+    sizes = options.vocabulary.get(name, ()) if isinstance(options.vocabulary, dict) else options.vocabulary
+    if sizes and (len(sizes) != spec.width or min(sizes) < 1 or any(p > 1 for p in patch)):
+        raise RequestError(
+            f"encoder.vocabulary: the input {name!r} needs a positive number for each of its {spec.width} channels, and "
+            f"patches of one cell, got {list(sizes)} and patches of {list(patch) or [1]}"
+        )
+    return sizes
 
 
 def _scales(

@@ -4,31 +4,54 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers.norm import LayerNorm
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
 from unlabeled.core.contracts import RequestError
+from unlabeled.core.tokens.clusters import attends
+from unlabeled.core.tokens.positions import rotate
+
+Turn = tuple[Tensor, Tensor]
 
 
 class Block(vision_transformer.Block):
-    """timm's block, which can also be asked for the last tokens only."""
+    """timm's block, which can also be asked for the last tokens only, and can turn queries and keys by their positions."""
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, first: int = 0) -> Tensor:
-        """(B, L, D) -> (B, L - first, D): tokens before `first` are attended to, and ask nothing themselves."""
-        if first == 0:
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        first: int = 0,
+        turn: Turn | None = None,
+    ) -> Tensor:
+        """(B, L, D) -> (B, L - first, D): tokens before `first` are attended to, and ask nothing themselves.
+
+        turn: of all tokens, as `tokens.positions.rotary` gives it.
+        """
+        if first == 0 and turn is None:
             return super().forward(x, attn_mask, is_causal)
+        own = x[:, first:]
+        own = own + self.attend(self.norm1(x), attn_mask, first, turn)
+        return own + self.mlp(self.norm2(own))  # type: ignore[no-any-return]
+
+    def attend(self, normed: Tensor, attn_mask: Tensor | None, first: int = 0, turn: Turn | None = None) -> Tensor:
+        """What attention gives to the tokens from `first` on."""
         attn: Any = self.attn
-        width = x.shape[-1]
+        width = normed.shape[-1]
         weight, bias = attn.qkv.weight, attn.qkv.bias
-        normed, own = self.norm1(x), x[:, first:]
         query = F.linear(normed[:, first:], weight[:width], bias[:width])
         key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, -1)
         q, k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (query, key, value))  # type: ignore[no-untyped-call]
+        if turn is not None:
+            q, k = rotate(q, (turn[0][:, :, first:], turn[1][:, :, first:])), rotate(k, turn)
+        if attn_mask is not None and attn_mask.shape[-2] > 1:
+            attn_mask = attn_mask[..., first:, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
-        own = own + attn.proj(mixed.transpose(1, 2).flatten(2))
-        return own + self.mlp(self.norm2(own))  # type: ignore[no-any-return]
+        return attn.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -46,14 +69,26 @@ class Transformer(nn.Module):
         )
         self.norm = LayerNorm(width)
 
-    def forward(self, x: Tensor, valid: Tensor | None, layers: list[Tensor] | None = None, first: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        valid: Tensor | None,
+        layers: list[Tensor] | None = None,
+        first: int = 0,
+        order: Tensor | None = None,
+        turn: Turn | None = None,
+    ) -> Tensor:
         """With a list for `layers`, what every block's MLP adds to its residual stream is put into it.
 
         valid  (B, L) bool; None: all, known on the host, which spares attention its mask
         first  only the tokens from here on are wanted, (B, L - first, D): the last block computes no others
+        order  (B, L) int64: a token attends to those of no higher number only (see `tokens.clusters`); None: to all
+        turn   rotary positions of the tokens; None: none
         """
         attend = None
-        if valid is not None:
+        if order is not None:
+            attend = attends(order, torch.ones_like(order, dtype=torch.bool) if valid is None else valid)
+        elif valid is not None:
             # a row without any valid token attends to its fillers, because an unfused softmax over nothing is NaN
             attend = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
         if not self.blocks:
@@ -61,9 +96,13 @@ class Transformer(nn.Module):
         block: Any
         for number, block in enumerate(self.blocks, 1):
             if layers is None:
-                x = block(x, attend, first=first if number == len(self.blocks) else 0)
+                x = block(x, attend, first=first if number == len(self.blocks) else 0, turn=turn)
             else:  # the same in its two halves
-                x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=attend)))
+                normed = block.norm1(x)
+                mixed = (
+                    block.attn(normed, attn_mask=attend) if turn is None else block.attend(normed, attend, turn=turn)
+                )
+                x = x + block.drop_path1(block.ls1(mixed))
                 layers.append(block.ls2(block.mlp(block.norm2(x))))
                 x = x + block.drop_path2(layers[-1])
         return self.norm(x)  # type: ignore[no-any-return]

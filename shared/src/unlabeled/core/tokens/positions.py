@@ -49,3 +49,28 @@ def interpolate(table: Tensor, position: Tensor) -> Tensor:
             index.append((lo.long() + step).clamp_max(g - 1))
         out = out + weight[..., None].to(table.dtype) * table[tuple(index)]
     return out
+
+
+# The base of CroCo v2 and DINOv3: the slowest wave is about as long as an image has patches.
+ROPE_BASE = 100.0
+
+
+def rotary(position: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (B, 1, L, width / 2) by which `rotate` turns queries and keys of `width` channels a head.
+
+    Su et al. 2021 (RoFormer), along every axis of position (B, L, d) by itself as Weinzaepfel et al. 2023 (CroCo v2): an
+    axis turns floor(width / 2d) pairs with the frequencies 100^(-i/n), the pairs that are left stay. At least fp32.
+    """
+    position = position.to(torch.promote_types(position.dtype, torch.float32))
+    n = width // (2 * position.shape[-1])
+    frequency = ROPE_BASE ** -(torch.arange(n, device=position.device, dtype=position.dtype) / max(1, n))
+    angle = (position[..., None] * frequency).flatten(-2)
+    angle = torch.nn.functional.pad(angle, (0, width // 2 - angle.shape[-1]))[:, None]
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Channels (B, heads, L, width) turned in pairs (i, i + width / 2): products of two depend on differences of positions."""
+    cos, sin = (t.to(x.dtype) for t in turn)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

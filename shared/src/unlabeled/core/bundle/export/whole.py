@@ -44,6 +44,10 @@ def plain(options: BaseModel, known: tuple[str, ...]) -> dict[str, Any]:
     unknown = [k for k in values if k not in known and values[k] != defaults[k]]
     if unknown:
         raise Incompatible(f"this format cannot express encoder.{unknown[0]}; --to onnx or torch hold every encoder")
+    if values.get("positions") in ("rope", "none"):
+        raise Incompatible(
+            f"this format cannot express encoder.positions: {values['positions']}; --to onnx or torch hold every encoder"
+        )
     return {k: values[k] for k in known}
 
 
