@@ -27,7 +27,7 @@ SHARED = {
 SURFACE = {
     "unlabeled": {
         "domains": ["--json"],
-        "methods": ["--json"],
+        "methods": ["--json", "NAME"],
         "doctor": ["--json"],
         "compare": ["--json", "RUNS"],
         "report": ["RUN"],

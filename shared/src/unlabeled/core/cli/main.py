@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from unlabeled.core.cli.export import add_to as add_export
 from unlabeled.core.cli.shell import make_app, out, run
+from unlabeled.core.contracts import MethodCard, RequestError
 
 app = make_app("unlabeled", "Pretraining for data nobody has labelled: the domains and methods installed here.")
 
@@ -30,11 +32,18 @@ def domains(as_json: bool = AS_JSON) -> None:
 
 
 @app.command()
-def methods(as_json: bool = AS_JSON) -> None:
-    """List the installed methods, views, plans and baselines with their papers and tests."""
+def methods(
+    name: str | None = typer.Argument(None, help="a method, to be described in full", show_default=False),
+    as_json: bool = AS_JSON,
+) -> None:
+    """List the installed methods, views, plans and baselines with their papers and tests, or describe one method in full."""
     from unlabeled.core.contracts.domain import methods as installed
 
-    rows = [card.row() for card in installed().values()]
+    cards = installed()
+    if name is not None:
+        _describe(name, cards, as_json)
+        return
+    rows = [card.row() for card in cards.values()]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -42,6 +51,18 @@ def methods(as_json: bool = AS_JSON) -> None:
         out.print(f"[bold]{row['name']}[/bold]  {row['kind']}, {row['family']}: {row['summary']}")
         if row["paper"]:
             out.print(f"    {row['paper']}", markup=False)
+
+
+def _describe(name: str, cards: dict[str, MethodCard], as_json: bool) -> None:
+    from unlabeled.core.contracts.recipe import nearest
+
+    known = [card.name for card in cards.values() if card.kind == "method"]
+    if name not in known:
+        raise RequestError(f"methods: {nearest(name, known)}")
+    from unlabeled.core.cli.methods import about, page
+
+    found = about(cards[name])
+    print(json.dumps(asdict(found), indent=2) if as_json else page(found))
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""SIGReg: how far the embeddings are from an isotropic Gaussian (Balestriero and LeCun 2025, LeJEPA)."""
+"""SIGReg: how far the embeddings are from an isotropic Gaussian (Balestriero and LeCun 2025, LeJEPA).
+
+It stands alone as every loss does: a pure function with its oracle, which regularises any embedding.
+"""
 
 from __future__ import annotations
 

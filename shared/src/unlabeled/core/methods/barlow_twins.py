@@ -13,7 +13,12 @@ from unlabeled.core.methods.views import Pair, TwoViews
 
 
 class BarlowTwins(TwoViews):
-    """Each dimension shall correlate with itself across the views, and with no other one."""
+    """Each dimension shall correlate with itself across the views, and with no other one.
+
+    Deviations: the correlations of all ranks are reduced with their gradient; the authors' reduction has none, so
+    that their gradient is divided by the number of ranks and their learning rate cannot be taken over; the
+    projector is narrower by default; AdamW in place of LARS.
+    """
 
     class Options(base.Options):
         off_diagonal: float = Field(0.0051, ge=0, description="weight of the correlations between dimensions")

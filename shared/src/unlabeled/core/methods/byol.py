@@ -22,6 +22,9 @@ class BYOL(TwoViews):
     """From one view, predict what a slow copy of the network sees in the other; no item is compared with another one.
 
     The trained encoder is exported, as in the paper (its online network).
+
+    Deviations: batch norms of the heads see all ranks; the heads are narrower by default (paper: 4096 and 256);
+    AdamW in place of LARS.
     """
 
     class Options(base.Options):

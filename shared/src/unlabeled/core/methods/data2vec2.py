@@ -48,6 +48,10 @@ class Data2Vec2(Method):
     default here since runs are shorter. The bundle carries the trained encoder, as the paper evaluates it.
 
     Raises RequestError where the encoder works on no tokens or has fewer blocks than `top`, or an input has no grid.
+
+    Deviations: no loss on a class token; the filling noise is shared by the items of a step; two prenet blocks are
+    not kept apart from the ten others; the guard against collapse is the health check of every run, not an abort of
+    this method.
     """
 
     class Options(base.Options):

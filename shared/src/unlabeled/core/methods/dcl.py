@@ -13,7 +13,12 @@ from unlabeled.core.methods.views import Pair, TwoViews
 
 
 class DCL(TwoViews):
-    """SimCLR whose positive is taken out of the denominator, so that small batches learn too."""
+    """SimCLR whose positive is taken out of the denominator, so that small batches learn too.
+
+    Deviations: what is taken out of a denominator is taken out whole, where the authors add log(1e-45), through
+    which an item's own similarity leaks at temperatures below 0.01; items cut from one record are no negatives
+    unless asked for.
+    """
 
     class Options(base.Options):
         temperature: float = Field(0.1, gt=0, description="divides the cosines")

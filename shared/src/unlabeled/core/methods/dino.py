@@ -44,6 +44,10 @@ class DINO(Method):
 
     The teacher is the student's slow copy and sees global crops only. Its outputs are centred, so that no prototype
     takes all, and sharpened by a low temperature, so that not all share alike. The teacher's encoder is exported.
+
+    Deviations: the head has ReLU, where the authors have GELU; its last layer is unit rows with no learned length
+    from the start; 4096 prototypes by default (paper: 65536), frozen for steps and not for an epoch; the
+    temperature of the teacher rises by steps.
     """
 
     class Options(base.Options):

@@ -62,6 +62,10 @@ class IJEPA(Method):
     The paper shows no views (no flips, no colours) to this method; a recipe's views come before teacher and student
     alike. The bundle carries the teacher, as the paper evaluates it. Raises RequestError where the encoder works on no
     tokens.
+
+    Deviations: a block's scale and aspect are two draws, not one; blocks reach the last row and column; a context
+    that is too large is thinned at random and not from the top; the loss is the authors' smooth L1, not the paper's
+    L2; the predictor is narrower by default (paper: 12 blocks of 384).
     """
 
     class Options(base.Options):

@@ -25,6 +25,10 @@ class LeJEPA(Method):
     """All views of an item meet at the mean of its global views, while each view of the batch stays Gaussian.
 
     No teacher and no stop-gradient: the mean learns as well. Small crops are drawn to the mean and are no part of it.
+
+    Deviations: the directions are drawn on the device from the step's key, without a counter or a wait for it;
+    moments are those of all ranks in one reduction; views meet at the mean of the global ones, as in the authors'
+    package, where their minimal code takes all.
     """
 
     class Options(base.Options):

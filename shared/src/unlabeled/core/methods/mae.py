@@ -37,6 +37,11 @@ class MAE(Method):
 
     Every named input is masked by itself; the loss is the mean over inputs of the masked MSE. Raises RequestError where
     the encoder works on no tokens.
+
+    Deviations: hidden patches alone go through the decoder's last layer, since only they count (the same
+    loss); the decoder is narrower by default (paper: 512 wide, 8 deep), and AdamW, not the paper's
+    schedule of 1600 epochs, is the recipe's; normalised targets are the default, as the paper reports, where the
+    authors' code has them off.
     """
 
     class Options(Masking):

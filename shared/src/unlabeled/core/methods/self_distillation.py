@@ -24,6 +24,9 @@ class SelfDistillation(MAE):
     first stage, a stage of the recipe here). The loss is that of MAE plus `weight` times the mean over items of
     |h - h_teacher|^2, summed over D (the paper's L_Distill). h is the pooled feature of the whole item, nothing hidden,
     as the authors' code takes the class token after the final norm. They give both terms the weight 1.
+
+    Deviations: the pooled feature may be a mean of tokens, where the authors take the class token; both terms have
+    the weight 1, as there.
     """
 
     class Options(MAE.Options):

@@ -13,7 +13,11 @@ from unlabeled.core.methods.views import Pair, TwoViews
 
 
 class SimCLR(TwoViews):
-    """Two views of an item shall be closer than those of different items."""
+    """Two views of an item shall be closer than those of different items.
+
+    Deviations: the temperature is 0.2 by default (paper: 0.1 for its large batches); items cut from one record are
+    no negatives of each other unless asked for; AdamW in place of LARS.
+    """
 
     class Options(base.Options):
         temperature: float = Field(0.2, gt=0, description="divides the cosines")

@@ -42,6 +42,9 @@ class SimMIM(Method):
     which are several tokens: that is `mask: block`. Raises RequestError where the encoder works on no tokens.
 
     A subclass with another target gives `outputs`, `target` and `distance`, and `term`, the name of its loss.
+
+    Deviations: single random tokens are hidden by default, not squares of 32 px; a token's features predict its own
+    patch by one linear layer, where the authors' convolution and pixel shuffle do so for each stride of 32.
     """
 
     term = "l1"

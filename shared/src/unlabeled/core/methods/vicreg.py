@@ -13,7 +13,11 @@ from unlabeled.core.methods.views import Pair, TwoViews
 
 
 class VICReg(TwoViews):
-    """Views agree; every dimension keeps a deviation of at least 1 over the batch; dimensions do not correlate."""
+    """Views agree; every dimension keeps a deviation of at least 1 over the batch; dimensions do not correlate.
+
+    Deviations: the variance term is the mean over the two views, as in the authors' code, whose weights these are,
+    where eq. 6 has their sum; moments are those of all ranks; the projector is narrower by default.
+    """
 
     class Options(base.Options):
         invariance: float = Field(25.0, ge=0, description="weight of the distance between the views")

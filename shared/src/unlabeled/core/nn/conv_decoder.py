@@ -1,4 +1,7 @@
-"""The decoder of data2vec 2.0: convolutions over the grid of tokens, of any rank."""
+"""The decoder of data2vec 2.0: convolutions over the grid of tokens, of any rank.
+
+It stands alone because any method that predicts over a whole grid can take it (data2vec 2.0 has it for sound and signals too).
+"""
 
 from __future__ import annotations
 

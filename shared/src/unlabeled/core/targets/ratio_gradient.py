@@ -1,4 +1,7 @@
-"""The ratio gradient: edges of radar images that speckle does not move (Li et al. 2024, SAR-JEPA, section 3.2)."""
+"""The ratio gradient: edges of radar images that speckle does not move (Li et al. 2024, SAR-JEPA, section 3.2).
+
+It stands alone because a target is no matter of one method: it fits any that predicts hidden patches of radar images.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Windows of tokens that are seen alone, most of each hidden (Chen et al. 2022, LoMaR, section 3).
 
+It stands alone because a mask is no matter of one method: any that encodes windows by themselves can draw these.
+
 Every item has windows of its own, in tensors of (B, W, N). Sizes depend on the grid and the options only, so nothing waits
 for the device.
 """

@@ -45,13 +45,14 @@ class SARJEPA(Method):
     A learned token takes the place of what is hidden and goes through the encoder (LoMaR, Chen et al. 2022); attention
     never leaves a window. The loss is the mean squared error over hidden, valid elements, mean over inputs.
 
-    Differs from the authors' code: every item has windows of its own, all different (there the batch shares them, and a
-    wrong order gives an item of a batch of 64 one window four times); they are drawn from all places, not one per row and
-    column; positions are absolute, from coordinates, where theirs are relative (iRPE); `eps` is a share of the image's
-    mean, where theirs is 0.01 of 8-bit amplitudes over 255; decibels are subtracted, which theirs never sees.
     Several inputs have windows at equal places where their grids are equal. Raises RequestError for inputs that are no
     images, an encoder without tokens, grids smaller than a window, bands in dB beside others, and a normaliser whose
     constants differ between sources.
+
+    Deviations: every item has windows of its own, all different (in the authors' code the batch shares them, and a
+    wrong order gives an item of a batch of 64 one window four times); they are drawn from all places, not one per row and
+    column; positions are absolute, from coordinates, where theirs are relative (iRPE); `eps` is a share of the image's
+    mean, where theirs is 0.01 of 8-bit amplitudes over 255; decibels are subtracted, which theirs never sees.
     """
 
     class Options(base.Options):
