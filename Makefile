@@ -14,7 +14,7 @@ demo: setup
 	$(bin)/unlabeled-earth demo -o runs/demo/landsat
 
 test: setup
-	$(bin)/python -m pytest -m "not slow and not gpu"
+	$(bin)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 slow: setup
 	$(bin)/python -m pytest -m "slow or gpu"
