@@ -43,24 +43,27 @@ CONTRACTS = {
 PLAN = Uniform(ITEMS, BATCH)
 
 
-class Flawed(Grids):
+class Flawed:
     """One epoch of batches: whole ones, one item that fails, all items of the second rank fail, half items."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape)
+    def __init__(self, source: Grids) -> None:
+        self.source = source
         batches = PLAN(0, 0, frozenset())
         self.bad = {int(batches[1][0]), *map(int, batches[2][BATCH // 2 :])}
         self.half = set(map(int, batches[3][::3]))
 
+    def __len__(self) -> int:
+        return len(self.source)
+
     def sample(self, i: int) -> Sample:
-        sample = super().sample(i)
+        sample = self.source.sample(i)
         if i in self.bad:
             raise BadInput(f"item {i} is broken")
         if i not in self.half:
             return sample
         x = sample.inputs["x"]
-        valid = np.ones((1, *self.shape), dtype=bool)
-        valid[..., self.shape[-1] // 2 :] = False
+        valid = np.ones((1, *x.shape), dtype=bool)
+        valid[..., x.shape[-1] // 2 :] = False
         return replace(sample, inputs={"x": replace(x, valid=valid)})
 
 
@@ -72,8 +75,8 @@ def contract(name: str) -> type[MethodContract]:
 def train(name: str, run: Path, **trainer: Any) -> dict[str, torch.Tensor]:
     """The contract's method after `STEPS` steps in fp64, where another order of sums shows in the 16th digit."""
     of = contract(name)
-    method, source = of.method(), Flawed(of.shape)
-    loader = Loader(source, Grids(of.shape).specs, PLAN, seed=0)
+    method, source = of.method(), of.source()
+    loader = Loader(Flawed(source), source.specs, PLAN, seed=0)
     recipe = of.recipe(threads=1, precision="64", **trainer).model_copy(update={"max_steps": STEPS})
     fit(method, loader, recipe, run, resume=False)
     return method.state_dict()

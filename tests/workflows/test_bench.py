@@ -14,6 +14,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ROWS = (
+    "codebook",
     "cog-predict",
     "data2vec2-masks",
     "geo-windows",
@@ -45,6 +46,7 @@ def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str])
     found = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
     assert tuple(sorted(found)) == ROWS
     assert {n: r["target"] for n, r in found.items() if r["target"]} == {
+        "codebook": 0.75,
         "cog-predict": 0.80,
         "data2vec2-masks": 0.40,
         "geo-windows": 0.33,

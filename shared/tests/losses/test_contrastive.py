@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unlabeled.core import ranks
-from unlabeled.core.losses.contrastive import dcl, nt_xent
+from unlabeled.core.losses.contrastive import dcl, info_nce, nt_xent
 from unlabeled.core.testing.ranks import assert_same
 
 
@@ -233,3 +233,42 @@ def test_two_ranks_equal_one(two_ranks, name):
     weight, record = torch.tensor([1.0, 1, 0, 1, 0, 1, 0, 0]), torch.tensor([0, 0, 1, 2, 2, 2, 3, 3])
     for given in ((None, None), (weight, None), (weight, record)):
         assert_same(two_ranks.run(f"{__file__}:on_rank", name, *given), on_rank(name, *given), tolerance=1e-9)
+
+
+def test_info_nce_orthonormal_and_collapsed():
+    # the own key at cosine 1 and 7 others at 0: log(e^2 + 7) - 2; all alike: log 8
+    z = torch.eye(8, dtype=torch.float64)
+    assert math.isclose(info_nce(z, 2 * z, 0.5).item(), math.log(math.exp(2) + 7) - 2, abs_tol=1e-12)
+    same = torch.ones(8, 3, dtype=torch.float64)
+    assert math.isclose(info_nce(same, same, 0.1).item(), math.log(8), abs_tol=1e-12)
+
+
+def test_info_nce_is_a_cross_entropy():
+    q, k = views()
+    cosine = torch.nn.functional.normalize(q, dim=1) @ torch.nn.functional.normalize(k, dim=1).T
+    expected = torch.nn.functional.cross_entropy(cosine / 0.2, torch.arange(8))
+    torch.testing.assert_close(info_nce(q, k, 0.2), expected, rtol=0, atol=1e-12)
+
+
+def test_info_nce_without_rows_of_weight_zero_and_of_the_same_record():
+    q, k = views()
+    weight = torch.tensor([1.0, 1, 0, 1, 1, 0, 1, 1])
+    here = weight > 0
+    expected = info_nce(q[here], k[here], 0.2)
+    q[2], k[5] = torch.nan, torch.nan
+    torch.testing.assert_close(info_nce(q, k, 0.2, weight), expected, rtol=0, atol=1e-12)
+    # one record: nobody but the own key is left, which costs log 1
+    assert info_nce(q, k, 0.2, weight, torch.zeros(8, dtype=torch.int64)).item() == 0
+
+
+def info_nce_on_rank():
+    q, k = (z[ranks.rank() * 8 // ranks.world() :][: 8 // ranks.world()].requires_grad_() for z in views())
+    weight = torch.tensor([1.0, 1, 0, 1, 1, 0, 0, 1])[ranks.rank() * 8 // ranks.world() :][: len(q)]
+    record = torch.arange(8)[ranks.rank() * 8 // ranks.world() :][: len(q)] // 3
+    loss = info_nce(q, k, 0.2, weight, record)
+    loss.backward()
+    return {"loss": loss.detach(), "q": ranks.gather(q.grad) / ranks.world(), "k": ranks.gather(k.grad) / ranks.world()}
+
+
+def test_info_nce_on_two_ranks_equals_one(two_ranks):
+    assert_same(two_ranks.run(f"{__file__}:info_nce_on_rank"), info_nce_on_rank(), tolerance=1e-9)

@@ -1,11 +1,19 @@
-"""Masked MSE and its target."""
+"""Losses over what is hidden, and their target."""
 
 import math
 
 import pytest
 import torch
 
-from unlabeled.core.losses.masked import masked_l1, masked_mse, masked_smooth_l1, normalised_patches
+from unlabeled.core import ranks
+from unlabeled.core.losses.masked import (
+    masked_cross_entropy,
+    masked_l1,
+    masked_mse,
+    masked_smooth_l1,
+    normalised_patches,
+)
+from unlabeled.core.testing.ranks import assert_same
 
 
 def everything(x):
@@ -93,3 +101,75 @@ def test_what_has_no_weight_gets_no_gradient_and_may_be_nan(loss):
     value = loss(pred, torch.tensor([[[0.0, 0.0], [0.0, torch.nan]]]), torch.tensor([[[1.0], [0.0]]]))
     value.backward()
     assert value.isfinite() and (pred.grad[0, 1] == 0).all() and (pred.grad[0, 0] > 0).all()
+
+
+def some_logits(*shape):
+    return 3 * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_equal_logits_cost_log_k(smoothing):
+    # -log(1/K) of every class, so of any mixture of them: ln 8192 = 9.0109133
+    ids = torch.tensor([[0, 8191, 77]])
+    loss = masked_cross_entropy(torch.full((1, 3, 8192), 4.2, dtype=torch.float64), ids, torch.ones(1, 3), smoothing)
+    assert math.isclose(loss.item(), 9.0109133, abs_tol=1e-7)
+
+
+def test_a_sure_prediction_with_smoothing_in_closed_form():
+    # logit a for the right one of K = 4, 0 elsewhere, Z = e^a + 3: log Z - a for the right one, log Z for the others.
+    # The target has 1 - s + s/4 there and s/4 in each other: log Z - a (1 - s + s/4)
+    a, s = 5.0, 0.2
+    logits = a * torch.eye(4, dtype=torch.float64)[[2, 0]]
+    for smoothing in (0.0, s):
+        expected = math.log(math.exp(a) + 3) - a * (1 - smoothing + smoothing / 4)
+        found = masked_cross_entropy(logits, torch.tensor([2, 0]), torch.ones(2), smoothing).item()
+        assert math.isclose(found, expected, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_cross_entropy_as_torch_where_all_count_alike(smoothing):
+    logits, ids = some_logits(4, 6, 7), torch.arange(24).reshape(4, 6) % 7
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), label_smoothing=smoothing)
+    torch.testing.assert_close(masked_cross_entropy(logits, ids, torch.ones(4, 6), smoothing), expected)
+
+
+def test_cross_entropy_is_weighted_and_reads_nothing_without_weight():
+    # tokens of cost ln 2 and ln 3 with weights 1 and 2, and one that holds NaN and no class: (ln 2 + 2 ln 3) / 3
+    logits = torch.zeros(3, 3, dtype=torch.float64)
+    logits[0, 2], logits[2] = -torch.inf, torch.nan
+    logits.requires_grad_()
+    loss = masked_cross_entropy(logits, torch.tensor([0, 1, -100]), torch.tensor([1.0, 2.0, 0.0]))
+    assert math.isclose(loss.item(), (math.log(2) + 2 * math.log(3)) / 3, abs_tol=1e-12)
+    loss.backward()
+    # softmax less one-hot, in shares of the weight
+    expected = torch.tensor([[-0.5, 0.5, 0.0], [2 / 3, -4 / 3, 2 / 3], [0.0, 0.0, 0.0]], dtype=torch.float64) / 3
+    torch.testing.assert_close(logits.grad, expected)
+    assert masked_cross_entropy(logits, torch.zeros(3, dtype=torch.int64), torch.zeros(3)) == 0
+
+
+def test_cross_entropy_of_half_precision_is_single():
+    logits = some_logits(2, 5, 9).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = masked_cross_entropy(logits, torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 5))
+    assert loss.dtype == torch.float32
+    assert torch.equal(
+        loss, masked_cross_entropy(logits.float(), torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 5))
+    )
+
+
+def cross_entropy_on_rank():
+    """Of this rank's half of the rows: 1 of 9 tokens that count is on the first."""
+    logits, ids = some_logits(4, 5, 6), torch.arange(20).reshape(4, 5) % 6
+    weight = torch.zeros(4, 5)
+    weight[1, 3], weight[2], weight[3, :3] = 1.0, 0.5, 2.0
+    n = 4 // ranks.world()
+    mine = slice(ranks.rank() * n, (ranks.rank() + 1) * n)
+    given = logits[mine].requires_grad_()
+    loss = masked_cross_entropy(given, ids[mine], weight[mine], 0.1)
+    loss.backward()
+    # DDP's mean over ranks undoes the sum over them
+    return {"loss": loss.detach(), "grad": ranks.gather(given.grad) / ranks.world()}
+
+
+def test_cross_entropy_on_two_ranks_equals_one(two_ranks):
+    assert_same(two_ranks.run(f"{__file__}:cross_entropy_on_rank"), cross_entropy_on_rank(), tolerance=1e-12)

@@ -22,6 +22,7 @@ ENCODERS = {
     "tokens": "unlabeled.core.nn.encoder:TokenEncoder",
     "convnet": "unlabeled.core.nn.convnet:ConvNet",
     "timm": "unlabeled.core.nn.backbone:TimmBackbone",
+    "unet": "unlabeled.core.nn.unet:UNet",
 }
 
 

@@ -210,6 +210,16 @@ CARDS = (
         test="shared/tests/methods/test_nepa.py",
     ),
     MethodCard(
+        name="arm",
+        kind="method",
+        family="predict what is hidden",
+        target="unlabeled.core.methods.arm:ARM",
+        summary="predict the patches of the next cluster from the features of those before it",
+        paper="Ren et al. 2024, Autoregressive Pretraining with Mamba in Vision, arXiv 2406.07537",
+        seeds=("S133",),
+        test="shared/tests/methods/test_arm.py",
+    ),
+    MethodCard(
         name="mp3",
         kind="method",
         family="predict what is hidden",

@@ -109,8 +109,8 @@ def _method(recipe: Recipe, corpus: Corpus) -> Method:
     Raises Incompatible where the recipe asks for another encoder than these weights are of.
     """
     method = build_method(recipe, corpus.domain, corpus.specs, _start(recipe, corpus))
-    if isinstance(method, Taught):
-        method.take_teacher(load_bundle(recipe.method.options["teacher"]))
+    if isinstance(method, Taught) and (teacher := recipe.method.options.get("teacher")):
+        method.take_teacher(load_bundle(teacher))
     return method
 
 

@@ -21,10 +21,11 @@ from unlabeled.core.bundle.foreign.torchvision_resnet import net_of
 from unlabeled.core.bundle.foreign.vit import from_state
 from unlabeled.core.bundle.load import LoadReport, fill, load_bundle
 from unlabeled.core.contracts import Absent, Domain, Incompatible, InputSpec, RequestError, load
-from unlabeled.core.contracts.recipe import Named, nearest
+from unlabeled.core.contracts.recipe import Named, nearest, validated
 from unlabeled.core.data.groups import key_id, project_key
 from unlabeled.core.files import sha256
 from unlabeled.core.nn.base import Encoder
+from unlabeled.core.nn.unet import UNet
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,15 @@ def start_encoder(start: str, domain: Domain, specs: Mapping[str, InputSpec], en
     start    `random`, a bundle's folder, `timm:NAME`, a weight file, or `FORMAT:FILE` (see `foreign.FORMATS`)
     specs    the contract of the data; a bundle's own must be the same but for its normaliser
     encoder  what `random` builds. Other weights bring their sizes; what they leave open (heads, grid, pool) is taken
-             from its options, and an option that they contradict is in `.report.overruled`
+             from its options, and an option that they contradict is in `.report.overruled`. Of a U-Net, weights that are
+             not a U-Net's are those of its inner encoder
 
     Raises RequestError (no such start), Absent (weights that are not on this machine and cannot be fetched),
     Incompatible (other channels, units or spacing; less than 100 % of the encoder; nothing our encoders can express).
     """
     if start == RANDOM:
         return make_encoder(encoder.name, encoder.options, domain, specs, seed)
+    whole, encoder = encoder, _inner(encoder)
     kind, _, rest = start.partition(":")
     if kind == "timm" and not _is_file(rest):
         made = _from_timm(rest, specs, encoder)
@@ -60,16 +63,33 @@ def start_encoder(start: str, domain: Domain, specs: Mapping[str, InputSpec], en
         raise RequestError(f"start: {nearest(kind, [*FORMATS, *domain.starts, RANDOM])}; give {KINDS}")
     else:
         raise Absent(f"start: {start} is absent here; put it there, or give {KINDS}")
+    if whole is not encoder and not isinstance(made, UNet):
+        made = _around(made, whole, domain, specs, seed)
     assert made.named is not None
     overruled = tuple(
         f"{k}: {made.named.get(k)}, not {v}"
-        for k, v in {"name": encoder.name, **encoder.options}.items()
+        for k, v in {"name": whole.name, **whole.options}.items()
         if not _same(made.named.get(k), v)
     )
     made.report = replace(made.report, overruled=overruled)
     for line in (*made.report.adapted, *(f"the weights decide on {o}" for o in overruled)):
         log.info("start %s: %s", made.report.start["start"], line)
     return made.eval()
+
+
+def _inner(encoder: Named) -> Named:
+    """What weights are wanted for: the inner encoder of a U-Net, else the encoder itself."""
+    return validated(UNet.Options, encoder.options, "encoder").encoder if encoder.name == "unet" else encoder
+
+
+def _around(inner: Encoder, encoder: Named, domain: Domain, specs: Mapping[str, InputSpec], seed: int) -> Encoder:
+    """The U-Net that is asked for around these weights; its decoder has random ones."""
+    made = make_encoder(encoder.name, {**encoder.options, "encoder": inner.named}, domain, specs, seed)
+    assert isinstance(made, UNet)
+    fill(made.encoder, inner.state_dict())
+    made.bundle, report = inner.bundle, inner.report
+    made.report = replace(report, adapted=(*report.adapted, "they are the inner encoder's; the decoder's are random"))
+    return made
 
 
 def _from_bundle(path: Path, domain: Domain, specs: Mapping[str, InputSpec]) -> Encoder:

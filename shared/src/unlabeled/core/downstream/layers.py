@@ -20,16 +20,17 @@ _LAST = re.compile(r"(?:^|\.)norm\.")
 def layer_groups(encoder: Encoder) -> list[list[nn.Parameter]]:
     """Parameters from the input to the output: embeddings, layer 0 ... layer depth - 1, what follows the last layer.
 
-    Layers are the numbered members of `blocks`, `layers`, `convs` and `norms`; depth + 2 lists, some of them empty.
+    Layers are the numbered members of `blocks`, `layers`, `convs` and `norms`; depth + 2 lists, some of them empty. The
+    decoder of a U-Net follows the last layer, whole.
     """
     found: dict[int, list[nn.Parameter]] = defaultdict(list)
     after: list[nn.Parameter] = []
     for name, p in encoder.named_parameters():
         number = _LAYER.search(name)
-        if number:
-            found[1 + int(number[1])].append(p)
-        elif _LAST.search(name):
+        if name.startswith("decoder.") or (number is None and _LAST.search(name)):
             after.append(p)
+        elif number:
+            found[1 + int(number[1])].append(p)
         else:
             found[0].append(p)
     return [*(found[i] for i in range(max([0, *found]) + 1)), after]

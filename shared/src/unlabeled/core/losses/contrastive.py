@@ -88,3 +88,23 @@ def _mises_fisher(cosine: Tensor, sigma: float, weight: Tensor) -> Tensor:
     """2 - exp(cosine / sigma) over its mean; a cosine is at most 1, so that 1 taken off keeps the power in range."""
     power = ((cosine - 1) / sigma).exp()
     return 2 - power / ranks.mean(power, weight).clamp_min(torch.finfo(power.dtype).tiny)
+
+
+def info_nce(
+    query: Tensor, key: Tensor, temperature: float, weight: Tensor | None = None, record: Tensor | None = None
+) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018, eq. 4) with the keys of all ranks; at least fp32, outside autocast.
+
+    For every query -s+ / t + log sum_k exp(s_k / t), k over the keys of all items, its own among them; s is the cosine.
+    Unlike NT-Xent no query is a key, so a teacher may give the keys. The arguments are those of `nt_xent`.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        (q, w), (k, _) = present(query, weight), present(key, weight)
+        similarity = F.normalize(q, dim=1) @ ranks.gather(F.normalize(k, dim=1)).T / temperature
+        own = ranks.rank() * len(q) + torch.arange(len(q), device=q.device)[:, None]
+        met = (ranks.gather(w) > 0)[None, :]
+        if record is not None:
+            met = met & (record[:, None] != ranks.gather(record)[None, :])
+        met = met.expand_as(similarity).scatter(1, own, True)
+        apart = similarity.masked_fill(~met, -torch.inf).logsumexp(1)
+        return ranks.mean(apart - similarity.gather(1, own)[:, 0], w)

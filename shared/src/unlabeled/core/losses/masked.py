@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.core import ranks
@@ -25,6 +26,14 @@ def masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor, beta: float =
     """Global mean of e^2 / (2 beta) where |e| < beta, else |e| - beta / 2, as `masked_mse` (Girshick 2015, eq. 3)."""
     size = _error(pred, target, weight).abs()
     return ranks.mean(torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta), weight)
+
+
+def masked_cosine(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Global mean of -cos(pred, target) over tokens (..., D), weight (...) (Xu et al. 2025, NEPA); at least fp32."""
+    with torch.autocast(pred.device.type, enabled=False):
+        wide = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
+        a, b = (F.normalize(torch.where(weight[..., None] > 0, x.to(wide), 0), dim=-1) for x in (pred, target))
+        return ranks.mean(-(a * b).sum(-1), weight)
 
 
 def _error(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -55,7 +55,10 @@ class MAE(Method):
     ) -> None:
         encoder = token_encoder(encoder, "mae")
         super().__init__(encoder, specs, options, views)
-        self.predictor = Predictor(encoder.token_width, encoder.patch_widths, options.decoder)
+        self.predictor = self.make_predictor()
+
+    def make_predictor(self) -> Predictor:
+        return Predictor(self.encoder.token_width, self.encoder.patch_widths, self.options.decoder)
 
     def on_batch(self, batch: Batch, ctx: Context) -> Masked:
         return self._cut(*self._masked(self.views(batch, ctx.draw(batch, "view")), ctx), batch.weight)
@@ -81,10 +84,13 @@ class MAE(Method):
         return {f"mse_{n}": (share, self._loss(pred[n], t, batch.weight)) for n, t in batch.hidden.items()}, features
 
     def _predicted(self, batch: Masked) -> tuple[Features, dict[str, Tensor]]:
-        position = self.encoder.position
         features = self.encoder.encode(batch.visible)
-        return features, self.predictor(
-            features,
+        return features, self.predictor(features, *self._places(batch))
+
+    def _places(self, batch: Masked) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor | None]]]:
+        """Of the visible tokens, and of the hidden ones with their validity, as predictors ask for them."""
+        position = self.encoder.position
+        return (
             {n: position(n, t.coords) for n, t in batch.visible.items()},
             {n: (position(n, t.coords), None if t.whole else t.valid) for n, t in batch.hidden.items()},
         )
@@ -97,11 +103,16 @@ class MAE(Method):
         """
         batch = self.views(batch, ctx.draw(batch, "view"))
         tokens, masks = self._masked(batch, ctx)
-        cut = self._cut(tokens, masks, batch.weight)
+        return self._drawn(batch, tokens, masks, self._cut(tokens, masks, batch.weight))
+
+    def _drawn(
+        self, batch: Batch, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask], cut: Masked
+    ) -> dict[str, Tensor]:
+        """The pictures of `reconstruct`, of the inputs that are masked."""
         _, pred = self._predicted(cut)
         out = {}
         for name, x in batch.inputs.items():
-            if not isinstance(x, Dense):
+            if not isinstance(x, Dense) or name not in masks:
                 continue
             whole, mask, hidden = tokens[name], masks[name], cut.hidden[name]
             shown = pred[name].float()
@@ -129,8 +140,12 @@ class MAE(Method):
             whole = whole.narrow(axis, 0, n)
         return whole
 
-    def _loss(self, pred: Tensor, hidden: Tokens, weight: Tensor) -> Tensor:
+    def _target(self, hidden: Tokens) -> tuple[Tensor, Tensor | None]:
+        """What the hidden tokens (B, M, P) are to give, and which of its elements count; None: all."""
         elements = None if hidden.whole else hidden.elements
-        target = normalised_patches(hidden.patches, elements) if self.options.norm_target else hidden.patches
+        return normalised_patches(hidden.patches, elements) if self.options.norm_target else hidden.patches, elements
+
+    def _loss(self, pred: Tensor, hidden: Tokens, weight: Tensor) -> Tensor:
+        target, elements = self._target(hidden)
         rows = weight[:, None, None]
         return masked_mse(pred, target, rows if elements is None else elements * rows)

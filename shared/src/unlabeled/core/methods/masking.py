@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from unlabeled.core.contracts import RequestError
+from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.methods import base
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.streams import Draw
-from unlabeled.core.tokens.masks import Mask, block_mask, random_mask
+from unlabeled.core.tokens.masks import Mask, Rounding
+from unlabeled.core.tokens.schemes import Random, Scheme
 from unlabeled.core.tokens.tokens import Tokens
 
 
 class Masking(base.Options):
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the valid tokens that is hidden")
-    mask: Literal["random", "block"] = Field("random", description="block: connected blocks of tokens")
-    blocks: int = Field(1, ge=1, description="block masks: number of blocks, which may touch")
+    mask: Scheme = Field(Random(), description="which tokens are hidden: a name, or a name with its options")
+    rounding: Rounding = Field(
+        "keep", description="of n tokens, keep: int(n * (1 - mask_ratio)) stay; mask: int(n * mask_ratio) are hidden"
+    )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All tokens of a batch and a uniform number for each (B, L), by input; weight (B,). For masks that a model guides."""
+
+    tokens: dict[str, Tokens]
+    noise: dict[str, Tensor]
+    weight: Tensor
+
+
+def drawn(encoder: TokenEncoder, batch: Batch, draw: Draw) -> Drawn:
+    """The noise is that of the random masks of `draw_masks`."""
+    tokens = encoder.tokenise(batch.inputs)
+    return Drawn(tokens, {n: draw.uniform(n, *t.places).flatten(1) for n, t in tokens.items()}, batch.weight)
 
 
 def token_encoder(encoder: nn.Module, method: str) -> TokenEncoder:
@@ -33,14 +51,22 @@ def token_encoder(encoder: nn.Module, method: str) -> TokenEncoder:
 
 
 def draw_masks(options: Masking, encoder: TokenEncoder, tokens: Mapping[str, Tokens], draw: Draw) -> dict[str, Mask]:
-    """A mask for every input, each by itself."""
+    """A mask for every input, each by itself. Raises RequestError where a grid cannot be masked as the options say."""
     masks = {}
     for name, t in tokens.items():
-        noise = draw.uniform(name, *t.places).flatten(1)
-        if options.mask == "random":
-            mask = random_mask(t.valid, options.mask_ratio, noise)
-        else:
-            position = encoder.position(name, t.coords)
-            mask = block_mask(t.valid, options.mask_ratio, noise, position, options.blocks)
+        _check(options, name, t)
+        position = encoder.position(name, t.coords)
+        mask = options.mask.draw(t, position, draw, name, options.mask_ratio, options.rounding)
         masks[name] = replace(mask, whole=t.whole)
     return masks
+
+
+def _check(options: Masking, name: str, tokens: Tokens) -> None:
+    """Whether the ratio keeps and hides something of a whole grid. Packed rows are of any length: each keeps a token."""
+    n, ratio = options.mask.choices(tokens, name), options.mask_ratio
+    share, what, mend = (1 - ratio, "keeps", "lower it") if options.rounding == "keep" else (ratio, "hides", "raise it")
+    if n and n * share < 1 - 1e-9:  # 10 * (1 - 0.9) is a little below 1
+        raise RequestError(
+            f"method.mask_ratio: {ratio} with rounding {options.rounding} {what} none of {n}, among which the mask "
+            f"{options.mask.name} chooses for the input {name!r}; {mend}, or make encoder.patch smaller"
+        )

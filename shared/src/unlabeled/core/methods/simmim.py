@@ -15,8 +15,9 @@ from unlabeled.core.contracts.batch import Batch, BatchInput
 from unlabeled.core.losses.masked import masked_l1, normalised_patches
 from unlabeled.core.methods.base import Context, Method, Views, unchanged, weighted
 from unlabeled.core.methods.masking import Masking, draw_masks, token_encoder
+from unlabeled.core.nn.base import Features
 from unlabeled.core.nn.encoder import TokenEncoder
-from unlabeled.core.nn.transformer import xavier
+from unlabeled.core.nn.transformer import Watch, xavier
 from unlabeled.core.tokens.masks import Mask
 from unlabeled.core.tokens.tokens import Tokens
 
@@ -58,7 +59,7 @@ class SimMIM(Method):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
     ) -> None:
-        encoder = token_encoder(encoder, "simmim")
+        encoder = token_encoder(encoder, type(self).__name__.lower())
         super().__init__(encoder, specs, options, views)
         self.mask_token = nn.Parameter(torch.randn(encoder.token_width) * 0.02)
         self.heads = nn.ModuleDict({n: nn.Linear(encoder.token_width, p) for n, p in self.outputs().items()})
@@ -75,18 +76,22 @@ class SimMIM(Method):
         return Corrupted(tokens, masks, batch.inputs, batch.weight)
 
     def step(self, batch: Corrupted, ctx: Context) -> dict[str, Any]:
+        terms, features = self._terms(batch)
+        return weighted(terms, features.pooled)
+
+    def _terms(self, batch: Corrupted, watch: Watch | None = None) -> tuple[dict[str, tuple[float, Tensor]], Features]:
         hidden = {n: torch.zeros_like(t.valid).scatter(1, batch.masks[n].hide, True) for n, t in batch.tokens.items()}
 
         def corrupt(name: str, x: Tensor) -> Tensor:
             return torch.where(hidden[name][..., None], self.mask_token.to(x.dtype), x)
 
-        features = self.encoder.encode(batch.tokens, corrupt)
+        features = self.encoder.encode(batch.tokens, corrupt, watch=watch)
         parts = torch.split(features.tokens, [t.valid.shape[1] for t in batch.tokens.values()], 1)
         share = 1 / len(parts)
-        losses = {
+        terms = {
             f"{self.term}_{n}": (share, self._loss(n, x, batch)) for n, x in zip(batch.tokens, parts, strict=True)
         }
-        return weighted(losses, features.pooled)
+        return terms, features
 
     def _loss(self, name: str, features: Tensor, batch: Corrupted) -> Tensor:
         pred = self.heads[name](features.take_along_dim(batch.masks[name].hide[..., None], 1))

@@ -41,6 +41,10 @@ class SparK(Method):
 
     The encoder's maps of the coarsest resolutions are densified and joined by a U-Net. Raises RequestError where the
     encoder has no feature maps.
+
+    Deviations: the mask is handed to the net for one pass and is no global variable; batch norms take weighted
+    moments over the active sites of all ranks, without looking at the device; nets of one to three axes; the
+    paper's LAMB is AdamW here.
     """
 
     couples = "batch norms take their moments over all items of the batch"
@@ -56,11 +60,7 @@ class SparK(Method):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
     ) -> None:
-        if not isinstance(encoder, ConvEncoder):
-            raise RequestError(
-                f"method spark: needs a convolutional encoder, got {type(encoder).__name__}; "
-                "set encoder.name to convnet or timm, or method.name to mae"
-            )
+        encoder = conv_encoder(encoder, "spark", "mae")
         super().__init__(encoder, specs, options, views)
         # of several maps of one resolution the last one
         read = dict(zip(encoder.strides, encoder.channels, strict=True))
@@ -70,20 +70,14 @@ class SparK(Method):
 
     def on_batch(self, batch: Batch, ctx: Context) -> Hidden:
         batch = self.views(batch, ctx.draw(batch, "view"))
-        x = batch.inputs[self.encoder.input]
-        assert isinstance(x, Dense)
-        x, patch = pad_to_patches(x, self.encoder.stride), self.encoder.stride
-        _, valid = patch_valid(x.valid, patch, x.values.shape[1])
-        valid = valid & (batch.weight > 0)[:, None]
-        shape = x.values.shape[2:]
-        grid = grid_of(shape, patch)
+        x, valid, grid = coarse(self.encoder, batch)
         noise = ctx.draw(batch, "mask").uniform(self.encoder.input, *grid).flatten(1)
         seen = visible(valid, self.options.mask_ratio, noise)
-        active = upsampled(seen.reshape(-1, *grid), shape)
+        active = upsampled(seen.reshape(-1, *grid), x.values.shape[2:])
         count = None
         if x.whole:  # and so has no item of weight 0
-            n = math.prod(grid)
-            count = batch.size * min(max(round(n * (1 - self.options.mask_ratio)), 1), max(n - 1, 1)) * math.prod(patch)
+            n, cells = math.prod(grid), math.prod(self.encoder.stride)
+            count = batch.size * min(max(round(n * (1 - self.options.mask_ratio)), 1), max(n - 1, 1)) * cells
         return Hidden(x, active, valid & ~seen, batch.weight, count)
 
     def step(self, batch: Hidden, ctx: Context) -> dict[str, Any]:
@@ -101,6 +95,25 @@ class SparK(Method):
         return weighted(
             {"mse": (1.0, masked_mse(patchify(pred, patch), target, weight))}, self.encoder.features(maps[-1]).pooled
         )
+
+
+def conv_encoder(encoder: nn.Module, method: str, other: str) -> ConvEncoder:
+    """`encoder` itself. Raises RequestError where it has no feature maps; `other` is a method for such encoders."""
+    if not isinstance(encoder, ConvEncoder):
+        raise RequestError(
+            f"method {method}: needs a convolutional encoder, got {type(encoder).__name__}; "
+            f"set encoder.name to convnet or timm, or method.name to {other}"
+        )
+    return encoder
+
+
+def coarse(encoder: ConvEncoder, batch: Batch) -> tuple[Dense, Tensor, tuple[int, ...]]:
+    """The encoder's input padded to whole patches of its coarsest grid, which patches count (B, L), and the grid."""
+    x = batch.inputs[encoder.input]
+    assert isinstance(x, Dense)
+    x = pad_to_patches(x, encoder.stride)
+    _, valid = patch_valid(x.valid, encoder.stride, x.values.shape[1])
+    return x, valid & (batch.weight > 0)[:, None], grid_of(x.values.shape[2:], encoder.stride)
 
 
 def visible(valid: Tensor, ratio: float, noise: Tensor) -> Tensor:

@@ -17,7 +17,11 @@ class Features:
     """tokens (B, L, D) with valid (B, L) bool; pooled (B, P), over valid tokens only.
 
     layers: where they are asked for, what every block's MLP adds to the tokens, (B, L, D) each.
+    states: where they are asked for, the tokens after every block, before the final norm, (B, L, D) each.
+    attention: where it is asked for, how much the last block attends to each token, (B, L), mean over heads: of the class
+        token, or where there is none of all valid tokens.
     whole: known on the host that every token is valid.
+    cls: (B, D) the class token; None where there is none.
     """
 
     tokens: Tensor
@@ -25,6 +29,9 @@ class Features:
     pooled: Tensor
     layers: tuple[Tensor, ...] = ()
     whole: bool = False
+    cls: Tensor | None = None
+    states: tuple[Tensor, ...] = ()
+    attention: Tensor | None = None
 
 
 class Encoder(nn.Module):

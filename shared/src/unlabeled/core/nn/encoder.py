@@ -17,7 +17,7 @@ from unlabeled.core.contracts.batch import BatchInput, Dense
 from unlabeled.core.nn.base import Encoder, Features
 from unlabeled.core.nn.ids import IdEmbedding
 from unlabeled.core.nn.pooling import max_pool, mean_pool
-from unlabeled.core.nn.transformer import Transformer, Turn, xavier
+from unlabeled.core.nn.transformer import Transformer, Turn, Watch, xavier
 from unlabeled.core.tokens.clusters import cluster_order
 from unlabeled.core.tokens.masks import Mask
 from unlabeled.core.tokens.packed import packed_tokens
@@ -37,7 +37,7 @@ class TokenEncoder(Encoder):
     Every token carries its coordinate, so the features depend on where a token is and never on its place in the
     sequence: permuting tokens permutes the features, and dropping tokens equals masking them in the attention (a causal
     encoder goes by their coordinates too).
-    `Features.tokens` are those of the inputs; a class token shows in `Features.pooled` only.
+    `Features.tokens` are those of the inputs; a class token is `Features.cls`.
 
     Raises RequestError where the options do not fit the specs.
     """
@@ -92,7 +92,16 @@ class TokenEncoder(Encoder):
         self.table = self._table(options)
         self.transformer = Transformer(width, options.depth, options.heads, options.mlp_ratio)
         xavier(self)
+        self._check_rope()
         self._check_causal()
+
+    def _check_rope(self) -> None:
+        head, axes = self.token_width // self.options.heads, max(spec.rank for spec in self.specs.values())
+        if self.options.positions == "rope" and (head % 2 or head < 2 * axes):
+            raise RequestError(
+                f"encoder.positions: rope turns pairs of channels, so {axes} axes need an even number of at least "
+                f"{2 * axes} channels a head, and a width of {self.token_width} with {self.options.heads} heads has {head}"
+            )
 
     def _check_causal(self) -> None:
         if (sizes := self.options.causal) and (
@@ -130,36 +139,59 @@ class TokenEncoder(Encoder):
             return None
         return sincos(position, self.token_width) if self.table is None else interpolate(self.table, position)
 
+    def projected(self, name: str, tokens: Tokens) -> Tensor:
+        """Patches of a named input as vectors (B, L, D), before they get their positions."""
+        if self.vocabulary[name]:  # whole numbers stay as they are: half precision does not hold 257
+            return self.project[name](tokens.patches)  # type: ignore[no-any-return]
+        return self.project[name](tokens.patches.to(next(self.parameters()).dtype))  # type: ignore[no-any-return]
+
     def embed(self, tokens: Mapping[str, Tokens], corrupt: Corrupt | None = None) -> tuple[Tensor, Tensor]:
         """Embedded tokens of all inputs (B, L, D) in the order of the specs, and their validity (B, L)."""
         embedded = []
-        dtype = next(self.parameters()).dtype
         for i, name in enumerate(self.specs):
-            x = self.project[name](tokens[name].patches.to(dtype))
+            x = self.projected(name, tokens[name])
             x = x if corrupt is None else corrupt(name, x)
             place = self._place(self.position(name, tokens[name].coords))
-            x = x if place is None else x + place.to(dtype)
+            x = x if place is None else x + place.to(x.dtype)
             embedded.append(x if self.input_embedding is None else x + self.input_embedding[i])
         if len(embedded) == 1:  # most encoders, whom a copy of all tokens would cost
             return embedded[0], tokens[name].valid
         return torch.cat(embedded, 1), torch.cat([tokens[name].valid for name in self.specs], 1)
 
-    def encode(self, tokens: Mapping[str, Tokens], corrupt: Corrupt | None = None, layers: bool = False) -> Features:
+    def encode(
+        self,
+        tokens: Mapping[str, Tokens],
+        corrupt: Corrupt | None = None,
+        layers: bool = False,
+        keys: Tensor | None = None,
+        states: bool = False,
+        attention: bool = False,
+        watch: Watch | None = None,
+    ) -> Features:
         """Features of given tokens; the tokens of the inputs follow each other in the order of the specs.
 
-        layers: whether `Features.layers` is wanted.
+        layers, states, attention: which of these `Features` are wanted. keys (B, L) bool: which valid tokens are attended
+        to; None: all.
+        watch: called before every block (see `nn.transformer`).
         """
         x, valid = self.embed(tokens, corrupt)
         whole = all(tokens[name].whole for name in self.specs)
-        seen, own = valid, 0
+        seen, own = valid if keys is None else valid & keys, 0
         if self.cls_token is not None:
             own = 1
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
-            seen = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
+            seen = torch.cat([valid.new_ones(x.shape[0], 1), seen], 1)
         mlps: list[Tensor] | None = [] if layers else None
         order, turn = self._order(tokens, own), self._turn(tokens, own)
-        x = self.transformer(x, None if whole else seen, mlps, order=order, turn=turn)
+        after: list[Tensor] | None = [] if states else None
+        weights: list[Tensor] | None = [] if attention else None
+        attend = None if whole and keys is None else seen
+        x = self.transformer(x, attend, mlps, order=order, turn=turn, states=after, attention=weights, watch=watch)
         features = self._pooled(x[:, own:], valid, x[:, 0] if own else None, whole)
+        if after:
+            features = replace(features, states=tuple(s[:, own:] for s in after))
+        if weights:
+            features = replace(features, attention=_attended(weights[0].mean(1)[..., own:], valid, own))
         return replace(features, layers=tuple(m[:, own:] for m in mlps)) if mlps else features
 
     def _order(self, tokens: Mapping[str, Tokens], own: int) -> Tensor | None:
@@ -167,7 +199,7 @@ class TokenEncoder(Encoder):
         if not self.options.causal:
             return None
         ((name, t),) = ((name, tokens[name]) for name in self.specs)
-        return F.pad(cluster_order(self.position(name, t.coords), self.options.causal), (own, 0), value=-1)
+        return F.pad(cluster_order(self.position(name, t.coords), self.options.causal), (own, 0), value=-(2**62))
 
     def _turn(self, tokens: Mapping[str, Tokens], own: int) -> Turn | None:
         """Rotary positions of the class token, which is not turned, and the tokens of all inputs."""
@@ -188,7 +220,7 @@ class TokenEncoder(Encoder):
             pooled = mean_pool(x, valid)
         else:
             pooled = torch.cat([mean_pool(x, valid), max_pool(x, valid)], 1)
-        return Features(tokens=x, valid=valid, pooled=pooled, whole=whole)
+        return Features(tokens=x, valid=valid, pooled=pooled, whole=whole, cls=cls)
 
     def forward(self, inputs: Mapping[str, BatchInput], mask: Mapping[str, Mask] | None = None) -> Features:
         """Features of all tokens, or, with a mask per input, of the kept ones: raw patches are gathered first."""
@@ -196,6 +228,13 @@ class TokenEncoder(Encoder):
         if mask is not None:
             tokens = {name: mask[name].visible(t) for name, t in tokens.items()}
         return self.encode(tokens)
+
+
+def _attended(weights: Tensor, valid: Tensor, own: int) -> Tensor:
+    """Attention that tokens get (B, L), from weights (B, own + L, L): of the class token, or the mean of the valid ones."""
+    if own:
+        return weights[:, 0]
+    return torch.where(valid[..., None], weights, 0).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
 
 
 def _patch(name: str, spec: InputSpec, given: Sizes | dict[str, Sizes]) -> Sizes:

@@ -1,4 +1,4 @@
-"""Tokens of a vocabulary: whole numbers as vectors. The embedding of encoders of packets, URLs and codes."""
+"""Tokens of a vocabulary: whole numbers as vectors, and from features back. What encoders of packets, URLs and codes need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def whole_numbers(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Values (B, L, C) as ids, int64 with channel c below sizes[c]: rounded, and the nearest id where out of range."""
+    return torch.stack([x[..., c].round().clamp(0, size - 1).long() for c, size in enumerate(sizes)], -1)
 
 
 class IdEmbedding(nn.Module):
@@ -22,8 +28,36 @@ class IdEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         firsts = (0, *accumulate(self.sizes[:-1]))
-        vectors = [
-            self.table[x[..., c].round().clamp(0, size - 1).long() + first]
-            for c, (size, first) in enumerate(zip(self.sizes, firsts, strict=True))
-        ]
-        return torch.stack(vectors).sum(0)
+        ids = whole_numbers(x, self.sizes)
+        return torch.stack([self.table[ids[..., c] + first] for c, first in enumerate(firsts)]).sum(0)
+
+
+class IdLogits(nn.Module):
+    """Features (B, L, width) -> logits (B, L, sizes[c]) of every channel (Devlin et al. 2019, BERT: the masked LM's head).
+
+    A layer with GELU and layer norm, then the product with the table of the embedding, which is `tied` to it, or with a
+    matrix of its own; a bias for every id.
+    """
+
+    def __init__(self, width: int, embedding: IdEmbedding, tied: bool = True) -> None:
+        super().__init__()
+        self.sizes = embedding.sizes
+        rows, out = embedding.table.shape
+        self.transform = nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.LayerNorm(out))
+        self.table = None if tied else nn.Parameter(torch.randn(rows, out) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(rows))
+
+    def forward(self, x: Tensor, embedding: IdEmbedding) -> tuple[Tensor, ...]:
+        table = embedding.table if self.table is None else self.table
+        return F.linear(self.transform(x), table, self.bias).split(self.sizes, -1)
+
+
+@torch.no_grad()
+def sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """An id (...) of softmax(logits) (..., V) for every uniform number in [0, 1) (...), by the inverse distribution.
+
+    One number for an id, where Gumbel noise would need V; an id without probability is never drawn.
+    """
+    line = logits.double().softmax(-1).cumsum(-1)
+    found = torch.searchsorted(line, noise.double()[..., None].contiguous(), right=True)[..., 0]
+    return found.clamp_max(logits.shape[-1] - 1)

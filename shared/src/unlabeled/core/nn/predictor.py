@@ -56,9 +56,13 @@ class Predictor(nn.Module):
         x = [self._placed(i, seen[i], visible[name]) for i, name in enumerate(self.heads)]
         x += [self._placed(i, self.mask_token.to(seen[i].dtype), hidden[name][0]) for i, name in enumerate(self.heads)]
         # hidden tokens stand last, so that the last block can leave out the visible ones
-        out = self.transformer(torch.cat(x, 1), self._valid(features, hidden), first=sum(counts))
+        out = self._mixed(torch.cat(x, 1), self._valid(features, hidden), sum(counts))
         parts = torch.split(out, [hidden[name][0].shape[1] for name in self.heads], 1)
         return {name: head(part) for part, (name, head) in zip(parts, self.heads.items(), strict=True)}
+
+    def _mixed(self, x: Tensor, valid: Tensor | None, first: int) -> Tensor:
+        """The blocks and the final norm, of the hidden tokens, which are those from `first` on."""
+        return self.transformer(x, valid, first=first)  # type: ignore[no-any-return]
 
     def _placed(self, number: int, tokens: Tensor, position: Tensor) -> Tensor:
         """Tokens of the input of this number with their positions (B, L, d) and what tells the input."""

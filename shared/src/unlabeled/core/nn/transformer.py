@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,6 +54,19 @@ class Block(vision_transformer.Block):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return attn.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
+    def attention(self, normed: Tensor, attn_mask: Tensor | None, turn: Turn | None = None) -> Tensor:
+        """How much every token attends to every other, (B, heads, L, L), a softmax over the last axis; at least fp32."""
+        attn: Any = self.attn
+        q, k, _ = attn.qkv(normed).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
+        score = (q @ k.transpose(-2, -1) * attn.scale).to(torch.promote_types(q.dtype, torch.float32))
+        return (score if attn_mask is None else score.masked_fill(~attn_mask, -torch.inf)).softmax(-1)
+
+
+# A block, its tokens (B, L, D), which of them are attended to (broadcastable to (B, heads, L, L)), rotary positions.
+Watch = Callable[[Block, Tensor, Tensor | None, Turn | None], None]
+
 
 class Transformer(nn.Module):
     """Pre-norm transformer (B, L, D) -> (B, L, D). Invalid tokens are never attended to.
@@ -77,13 +91,18 @@ class Transformer(nn.Module):
         first: int = 0,
         order: Tensor | None = None,
         turn: Turn | None = None,
+        states: list[Tensor] | None = None,
+        attention: list[Tensor] | None = None,
+        watch: Watch | None = None,
     ) -> Tensor:
-        """With a list for `layers`, what every block's MLP adds to its residual stream is put into it.
+        """With a list for `layers`, what every block's MLP adds to its residual stream is put into it; with one for
+        `states` that stream after every block, and with one for `attention` the last block's weights (B, heads, L, L).
 
         valid  (B, L) bool; None: all, known on the host, which spares attention its mask
         first  only the tokens from here on are wanted, (B, L - first, D): the last block computes no others
         order  (B, L) int64: a token attends to those of no higher number only (see `tokens.clusters`); None: to all
         turn   rotary positions of the tokens; None: none
+        watch  is called before every block with what the block is given, for losses on what a block does
         """
         attend = None
         if order is not None:
@@ -95,6 +114,10 @@ class Transformer(nn.Module):
             x = x[:, first:]
         block: Any
         for number, block in enumerate(self.blocks, 1):
+            if watch is not None:
+                watch(block, x, attend, turn)
+            if attention is not None and number == len(self.blocks):
+                attention.append(block.attention(block.norm1(x), attend, turn))
             if layers is None:
                 x = block(x, attend, first=first if number == len(self.blocks) else 0, turn=turn)
             else:  # the same in its two halves
@@ -105,6 +128,8 @@ class Transformer(nn.Module):
                 x = x + block.drop_path1(block.ls1(mixed))
                 layers.append(block.ls2(block.mlp(block.norm2(x))))
                 x = x + block.drop_path2(layers[-1])
+            if states is not None:
+                states.append(x)
         return self.norm(x)  # type: ignore[no-any-return]
 
 

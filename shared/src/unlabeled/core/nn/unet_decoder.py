@@ -1,4 +1,4 @@
-"""SparK's decoder: a light U-Net from the maps of a masked encoder to the picture (Tian et al. 2023, section 3.2)."""
+"""SparK's decoder: a light U-Net from the maps of an encoder to the picture (Tian et al. 2023, section 3.2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class UNetDecoder(nn.Module):
     """Densifies every map and adds it on the way up: maps of equal stride count once, from the finest to the coarsest.
 
     channels, strides  of the maps
-    outputs            channels of the prediction
+    outputs            channels of the prediction; None: features of `width` channels instead
     """
 
     class Options(BaseModel):
@@ -30,7 +30,7 @@ class UNetDecoder(nn.Module):
         width: int = Field(256, ge=1, description="channels at the coarsest map, halved at every step up")
 
     def __init__(
-        self, channels: Sequence[int], strides: Sequence[tuple[int, ...]], outputs: int, options: Options
+        self, channels: Sequence[int], strides: Sequence[tuple[int, ...]], outputs: int | None, options: Options
     ) -> None:
         super().__init__()
         # from the coarsest to the finest, as they are needed
@@ -44,7 +44,8 @@ class UNetDecoder(nn.Module):
             for i, (c, w) in enumerate(zip(reversed(channels), widths[:-1], strict=True))
         )
         self.ups = nn.ModuleList(Up(widths[i], widths[i + 1], step) for i, step in enumerate(steps))
-        self.head = CONVOLUTIONS[len(strides[0])](widths[-1], outputs, 1)
+        self.width = widths[-1]
+        self.head = nn.Identity() if outputs is None else CONVOLUTIONS[len(strides[0])](self.width, outputs, 1)
 
     def forward(self, maps: Sequence[Map], sites: Tensor | None) -> Tensor:
         """Prediction (B, outputs, *S), from the finest map to the coarsest.

@@ -16,6 +16,11 @@ def layer_normed(x: Tensor) -> Tensor:
     return F.layer_norm(_wide(x), x.shape[-1:])
 
 
+def unit(x: Tensor) -> Tensor:
+    """(..., D) of length 1 over D (Kalapos and Gyires-Toth 2024, CNN-JEPA, section III); at least fp32."""
+    return F.normalize(_wide(x), dim=-1)
+
+
 def contextual(layers: Sequence[Tensor], valid: Tensor | None) -> Tensor:
     """Target of data2vec 2.0 (Baevski et al. 2022, section 3.1): the layers' mean, each instance-normed, then layer-normed.
 

@@ -27,7 +27,7 @@ from unlabeled.core.contracts.domain import methods
 from unlabeled.core.contracts.recipe import Recipe, validated
 from unlabeled.core.data.loading import Collate, Loader
 from unlabeled.core.data.plans import Uniform
-from unlabeled.core.methods.base import Context, Method
+from unlabeled.core.methods.base import Context, Method, Views
 from unlabeled.core.streams import Draw
 from unlabeled.core.testing import toys
 from unlabeled.core.testing.ranks import RankPool, assert_same, function, share, step_and_gradients
@@ -64,6 +64,20 @@ class Grids:
         return {"x": InputSpec.of(self.sample(0).inputs["x"], axes=axes)}
 
 
+class Words(Grids):
+    """`ITEMS` items of 2 channels of whole numbers, below 7 and 5, on a 1-D grid: they count up, and some are wrong."""
+
+    sizes = (7, 5)
+
+    def sample(self, i: int) -> Sample:
+        draw, made = streams.rng(0, "words", i), super().sample(i)
+        sizes = torch.tensor(self.sizes)[:, None]
+        counted = (torch.arange(self.shape[0]) + torch.from_numpy(draw.integers(0, 35, (2, 1)))) % sizes
+        wrong = torch.from_numpy(draw.random((2, self.shape[0])) < 0.1)
+        data = torch.where(wrong, torch.from_numpy(draw.integers(0, 5, (2, self.shape[0]))), counted)
+        return replace(made, inputs={"x": replace(made.inputs["x"], data=data.numpy().astype("float32"))})
+
+
 def noisy(batch: Batch, draw: Draw) -> Batch:
     """A view for tests: noise and a scale per item."""
     x = batch.inputs["x"]
@@ -82,6 +96,7 @@ class MethodContract:
     options  of the method, small too
     shape    grid of an item: one to three axes
     local_views  whether the method gets small crops too
+    source   what the items are, and views, what changes them; Words with `unchanged` for methods on ids
     """
 
     name: str
@@ -93,26 +108,31 @@ class MethodContract:
     shape: ClassVar[tuple[int, ...]] = (24,)
     lr: ClassVar[float] = 3e-3
     local_views: ClassVar[bool] = False
+    views: ClassVar[Views] = staticmethod(noisy)
+
+    @classmethod
+    def source(cls) -> Grids:
+        return Grids(cls.shape)
 
     @classmethod
     def method(cls, **options: Any) -> Method:
         """A small method with fixed random weights, in fp32."""
         kind = load(methods()[cls.name].target)
-        specs = Grids(cls.shape).specs
+        specs = cls.source().specs
         made = load(ENCODERS.get(cls.encoder[0], cls.encoder[0]))
         with seeded(0, "encoder"):
             encoder = made(specs, validated(made.Options, cls.encoder[1], "encoder"))
         with seeded(0, "method"):
-            built = kind(encoder, specs, validated(kind.Options, cls.options | options, "method"), noisy)
+            built = kind(encoder, specs, validated(kind.Options, cls.options | options, "method"), cls.views)
         assert isinstance(built, Method)
         if cls.local_views:
-            built.local_views = noisy
+            built.local_views = cls.views
         return built
 
     @classmethod
     def batch(cls) -> Batch:
         """8 items in fp64: half of the second is invalid, two failed to load. A first rank has 2 that count, a second 4."""
-        source = Grids(cls.shape)
+        source = cls.source()
         batch = Collate(source.specs)([source.sample(i) for i in range(BATCH)])
         x = batch.inputs["x"]
         assert isinstance(x, Dense)
@@ -136,7 +156,7 @@ class MethodContract:
 
     @classmethod
     def trained(cls, run: Path, resume: bool = False, **trainer: Any) -> Method:
-        source, method = Grids(cls.shape), cls.method()
+        source, method = cls.source(), cls.method()
         loader = Loader(source, source.specs, Uniform(ITEMS, BATCH), seed=0)
         fit(method, loader, cls.recipe(threads=1, **trainer), run, resume=resume)
         return method

@@ -6,6 +6,7 @@ code on purpose: it draws a block's scale and aspect from one number, and never 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,19 +95,26 @@ def _in_boxes(cell: Tensor, extent: Tensor, boxes: Tensor, scale: Range, aspect:
 
 
 def _sizes(extent: Tensor, draws: Tensor, scale: Range, aspect: Range) -> Tensor:
-    """Tokens along each axis of boxes (B, n, d): extent (B, 1, d), draws (B, n, d) uniform.
-
-    Axis after axis gets its share of the volume that is left, and no less than the axes after it cannot take. The
-    volume is at most scale[1] of the grid's, and at least 1.
-    """
+    """Tokens along each axis of boxes (B, n, d): extent (B, 1, d), draws (B, n, d) uniform."""
     d = extent.shape[-1]
     cells = extent.prod(-1)
     volume = cells * (scale[0] + (scale[1] - scale[0]) * draws[..., 0])
     most = (cells * scale[1]).expand_as(volume)
     ratios = [aspect[0] + (aspect[1] - aspect[0]) * draws[..., i] for i in range(1, d)] + [torch.ones_like(volume)]
+    return box_sizes(extent, volume, most, ratios)
+
+
+def box_sizes(extent: Tensor, volume: Tensor, most: Tensor, ratios: Sequence[Tensor]) -> Tensor:
+    """Tokens along each axis of boxes (B, n, d), in fp64 all.
+
+    extent (B, 1, d), volume (B, n) wanted, most (B, n) the most allowed, ratios d times (B, n): the length along an axis
+    over the last one's. Axis after axis gets its share of the volume that is left, and no less than the axes after it
+    cannot take; at least 1.
+    """
+    d = extent.shape[-1]
     sizes = []
     for i in range(d):
-        product = torch.stack(ratios[i:]).prod(0)
+        product = torch.stack([*ratios[i:]]).prod(0)
         wanted = (volume * ratios[i] ** (d - i) / product) ** (1 / (d - i))
         least = (volume / extent[..., i + 1 :].prod(-1).clamp_min(1)).floor()
         size = wanted.round().maximum(least).minimum(extent[..., i]).minimum(most.floor()).clamp_min(1)

@@ -21,10 +21,16 @@ def cluster_order(position: Tensor, sizes: Sequence[int]) -> Tensor:
     sizes     patches along each axis of a cluster, so that (1, 1) makes every token a cluster of its own
     """
     order = torch.zeros(position.shape[:2], dtype=torch.int64, device=position.device)
-    for x, size in zip(position.unbind(-1), sizes, strict=True):
-        # a position is a whole number on a grid, so that its middle is on no cluster's edge
-        order = order * _PLACES + ((x + 0.5) / size).floor().to(torch.int64)
+    for at in clusters(position, sizes).unbind(-1):
+        order = order * _PLACES + at
     return order
+
+
+def clusters(position: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Number (B, L, d) int64, along each axis, of the cluster of `sizes` patches that each token lies in."""
+    # on a grid a position is a whole number, half a patch off the edges; a packed token at a multiple of the scale lies
+    # on one, and a thousandth keeps rounding from putting it before
+    return torch.stack([(x + 0.501) / size for x, size in zip(position.unbind(-1), sizes, strict=True)], -1).floor().long()
 
 
 def attends(order: Tensor, valid: Tensor) -> Tensor:
@@ -35,3 +41,8 @@ def attends(order: Tensor, valid: Tensor) -> Tensor:
     itself = torch.eye(order.shape[1], dtype=torch.bool, device=order.device)
     seen = (order[:, None, :] <= order[:, :, None]) & valid[:, None, :]
     return (seen | itself)[:, None]
+
+
+def before(order: Tensor, valid: Tensor) -> Tensor:
+    """(B, L, L) bool: whether the token of a column lies in an earlier cluster than that of the row, and is valid."""
+    return (order[:, None, :] < order[:, :, None]) & valid[:, None, :]

@@ -1,14 +1,16 @@
 """Masks over tokens: which are kept and which are hidden, with exact counts, from given uniform draws.
 
-A row with n valid tokens keeps int(n * (1 - ratio)) of them, but at least one, and hides the rest, as He et al. 2022
-(MAE). As 0 < ratio < 1, from two valid tokens on one is hidden at least. Sizes depend on L and the ratio only, so nothing
-waits for the device: shorter rows have entries that their `*_valid` marks False.
+Two roundings are in use. Of n valid tokens "keep" keeps int(n * (1 - ratio)), as He et al. 2022 (MAE); "mask" hides
+int(n * ratio), as Tong et al. 2022 (VideoMAE) and Bao et al. 2022 (BEiT). Either way one is kept at least, and from two on
+one is hidden. Sizes depend on L and the ratio only, so nothing waits for the device: shorter rows have entries that their
+`*_valid` marks False.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from unlabeled.core.contracts.batch import Moves
 from unlabeled.core.tokens.tokens import Tokens
+
+Rounding = Literal["keep", "mask"]
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,32 @@ class Mask(Moves):
         return tokens.take(self.hide, None if self.whole else self.hide_valid)
 
 
-def kept(tokens: int, ratio: float) -> int:
+def kept(tokens: int, ratio: float, rounding: Rounding = "keep") -> int:
     """How many of `tokens` valid tokens are kept."""
-    return min(max(int(tokens * (1 - ratio)), 1), tokens)
+    n = int(tokens * (1 - ratio)) if rounding == "keep" else tokens - int(tokens * ratio)
+    return min(max(min(n, tokens - 1), 1), tokens)
 
 
-def random_mask(valid: Tensor, ratio: float, noise: Tensor) -> Mask:
+def kept_each(n: Tensor, ratio: float, rounding: Rounding = "keep") -> Tensor:
+    """`kept` of every number of a tensor (int64), by the same products of doubles, rounded down."""
+    wide = n.to(torch.float64)
+    k = (wide * (1 - ratio)).long() if rounding == "keep" else n - (wide * ratio).long()
+    return k.minimum(n - 1).clamp_min(1).minimum(n)
+
+
+def random_mask(valid: Tensor, ratio: float, noise: Tensor, rounding: Rounding = "keep") -> Mask:
     """Keeps the valid tokens with the lowest noise. valid (B, L) bool, noise (B, L) uniform."""
-    return keep_lowest(noise, valid, ratio)
+    return keep_lowest(noise, valid, ratio, rounding)
 
 
-def block_mask(valid: Tensor, ratio: float, noise: Tensor, position: Tensor, blocks: int = 1) -> Mask:
+def block_mask(
+    valid: Tensor, ratio: float, noise: Tensor, position: Tensor, blocks: int = 1, rounding: Rounding = "keep"
+) -> Mask:
     """Hides blocks that grow together around random valid tokens until the count is met.
 
     valid (B, L) bool, noise (B, L) uniform, position (B, L, d) in patches. Every block is a cube in patches, clipped by
-    the grid. Its last shell fills from the middle of the faces to the corners, so each block stays connected.
+    the grid. Its last shell fills from the middle of the faces to the corners, so each block stays connected. One block
+    that hides half of a grid or more always has its middle, and a corner seldom.
     """
     count = min(blocks, valid.shape[1])
     noise = noise.to(torch.float64)
@@ -63,11 +78,17 @@ def block_mask(valid: Tensor, ratio: float, noise: Tensor, position: Tensor, blo
     step = 1 / (1 + position.shape[-1] * valid.shape[1])
     distance = offset.amax(-1) + step * offset.sum(-1)
     distance = distance.masked_fill(~valid.gather(1, first)[:, None], torch.inf).amin(-1)
-    return keep_lowest(-(distance + 0.5 * step * noise), valid, ratio)
+    return keep_lowest(-(distance + 0.5 * step * noise), valid, ratio, rounding)
 
 
 def inverse_block_mask(
-    valid: Tensor, ratio: float, noise: Tensor, grid: Sequence[int], length: int = 3, adjust: float = 0.07
+    valid: Tensor,
+    ratio: float,
+    noise: Tensor,
+    grid: Sequence[int],
+    length: int = 3,
+    adjust: float = 0.07,
+    rounding: Rounding = "keep",
 ) -> Mask:
     """Keeps cubes of `length` tokens and hides what is between them (Baevski et al. 2022, data2vec 2.0, section 3.2).
 
@@ -84,22 +105,25 @@ def inverse_block_mask(
     is_cube = torch.arange(most, device=valid.device) < count
     middles = torch.zeros_like(noise[:, 0]).scatter(1, first, is_cube.to(noise.dtype))
     inside = pool(middles.reshape(-1, 1, *grid), length, stride=1, padding=length // 2).flatten(1)
-    return keep_lowest(noise[:, 1].to(torch.float64) + (1 - inside), valid, ratio)
+    return keep_lowest(noise[:, 1].to(torch.float64) + (1 - inside), valid, ratio, rounding)
 
 
-def keep_lowest(score: Tensor, valid: Tensor, ratio: float) -> Mask:
+def keep_lowest(score: Tensor, valid: Tensor, ratio: float, rounding: Rounding = "keep") -> Mask:
     """The mask that keeps the valid tokens with the lowest score (B, L)."""
+    keep_n = kept_each(valid.sum(1, keepdim=True), ratio, rounding)
+    return keep_first(score, valid, keep_n, kept(valid.shape[1], ratio, rounding))
+
+
+def keep_first(score: Tensor, valid: Tensor, keep_n: Tensor, most: int) -> Mask:
+    """The mask that keeps the keep_n (B, 1) valid tokens with the lowest score (B, L); keep_n is at most `most`."""
     length = valid.shape[1]
-    k = kept(length, ratio)
     order = score.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
     n = valid.sum(1, keepdim=True)
-    # the same arithmetic as `kept`: a product of doubles, rounded down
-    keep_n = (n.to(torch.float64) * (1 - ratio)).long().clamp_min(1).minimum(n)
     slots = torch.arange(length, device=valid.device)
-    at = keep_n + slots[: length - k]
+    at = keep_n + slots[: length - most]
     return Mask(
-        keep=order[:, :k],
-        keep_valid=slots[:k] < keep_n,
+        keep=order[:, :most],
+        keep_valid=slots[:most] < keep_n,
         hide=order.gather(1, at.clamp_max(length - 1)),
         hide_valid=at < n,
     )

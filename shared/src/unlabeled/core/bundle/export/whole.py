@@ -14,6 +14,7 @@ from unlabeled.core.contracts import Incompatible
 from unlabeled.core.contracts.batch import Dense
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.nn.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,11 @@ class Whole(nn.Module):
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Cells of one token along each axis: the grid is a multiple of them."""
+        """Cells of one token, or of the coarsest map, along each axis: the grid is a multiple of them."""
         if isinstance(self.encoder, TokenEncoder):
             return tuple(self.encoder.patch[self.name])
+        if isinstance(self.encoder, UNet):
+            return self.encoder.coarsest
         return tuple(getattr(self.encoder, "stride", (1,) * self.rank))
 
     @property

@@ -1,0 +1,67 @@
+"""SiT: its contract and oracles."""
+
+import math
+from dataclasses import replace
+
+import torch
+
+from unlabeled.core.testing.method import CTX, MethodContract
+
+
+class TestSiT(MethodContract):
+    name = "sit"
+    shape = (16, 16)
+    encoder = ("tokens", {"width": 16, "depth": 1, "heads": 2, "patch": (4, 4), "cls": True, "pool": "cls"})
+    options = {"projector": (16, 8)}
+
+
+def given(**options):
+    m = TestSiT.method(**options).double()
+    return m, m.on_batch(TestSiT.batch(), CTX)
+
+
+def test_its_terms_are_named_and_weighed():
+    m, pair = given(weight=0.5)
+    out = m.step(pair, CTX)
+    assert set(out["parts"]) == {"l1_x", "contrast"}
+    torch.testing.assert_close(out["loss"], out["parts"]["l1_x"] + 0.5 * out["parts"]["contrast"])
+
+
+def test_the_recovery_is_gmmls_in_both_views():
+    m, pair = given()
+    single = [m.recover(view)[1]["l1_x"][1] for view in pair]
+    torch.testing.assert_close(m.step(pair, CTX)["parts"]["l1_x"], (single[0] + single[1]) / 2)
+    # which are two views, hidden in different places
+    assert not torch.equal(pair[0].tokens["x"].patches, pair[1].tokens["x"].patches)
+    assert not torch.equal(pair[0].masks["x"].hide, pair[1].masks["x"].hide)
+
+
+def test_collapsed_the_contrast_is_the_logarithm_of_the_items():
+    # all projections alike: each query meets its own key and those of the 3 counting items of the other record (items
+    # 0, 1 | 4 to 7 count, records are 0 to 3 and 4 to 7), so a query of the first record meets 1 + 4 keys and one of the
+    # second 1 + 2; times 2 t for each of both directions
+    m, pair = given(temperature=0.3)
+    for projector in (m.projector, m.teacher["projector"]):
+        torch.nn.init.zeros_(projector.layers[-1].weight), torch.nn.init.ones_(projector.layers[-1].bias)
+    mean = (2 * math.log(5) + 4 * math.log(3)) / 6
+    assert math.isclose(m.step(pair, CTX)["parts"]["contrast"].item(), 2 * 2 * 0.3 * mean, abs_tol=1e-9)
+    m.options = m.options.model_copy(update={"same_record_negatives": True})
+    assert math.isclose(m.step(pair, CTX)["parts"]["contrast"].item(), 2 * 2 * 0.3 * math.log(6), abs_tol=1e-9)
+
+
+def test_the_teacher_sees_whole_views_and_learns_nothing_by_gradient():
+    m, pair = given()
+    spoiled = tuple(replace(v, seen={"x": replace(v.seen["x"], patches=v.seen["x"].patches + 1)}) for v in pair)
+    assert all(torch.equal(a, b) for a, b in zip(m.targets(pair), m.targets(spoiled), strict=True))
+    m.step(pair, CTX)["loss"].backward()
+    assert all(p.grad is None for p in m.teacher.parameters())
+
+
+def test_the_teacher_follows():
+    m, _ = given()
+    before = m.teacher["encoder"].project["x"].weight.clone()
+    with torch.no_grad():
+        m.encoder.project["x"].weight += 1
+    m.after_step(replace(CTX, step=0))
+    # 0.996 of the old one stays at the first step
+    torch.testing.assert_close(m.teacher["encoder"].project["x"].weight, before + 0.004)
