@@ -18,11 +18,13 @@ ROWS = (
     "cog-predict",
     "data2vec2-masks",
     "geo-windows",
+    "hog",
     "index-scale",
     "mae-step",
     "mae-step-default",
     "simclr-step",
     "spark-step",
+    "videomae-dual",
 )
 SAID = {"name", "ours", "peer", "peer_name", "ratio", "unit", "device", "n", "like_for_like", "commit", "date"}
 
@@ -50,9 +52,11 @@ def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str])
         "cog-predict": 0.80,
         "data2vec2-masks": 0.40,
         "geo-windows": 0.33,
+        "hog": 1.0,
         "mae-step": 0.90,
         "simclr-step": 0.85,
         "spark-step": 1.15,
+        "videomae-dual": 0.75,
     }
     assert found["index-scale"]["limits"] == {"s": 2.0, "MB": 500.0}
     # what differs is said where a ratio may be taken for a speed-up

@@ -119,7 +119,7 @@ def test_a_stage_that_was_replaced_is_seen(recipe: Path, tmp_path: Path, capsys:
         ("method.teacher=stage:furthr", "method.teacher: 'furthr' is unknown, did you mean 'further'?"),
         ("method={name: self_distillation}", "teacher is missing"),
         ("start=stage:none", "start: 'none' is unknown"),
-        ("method.teacher=nowhere", "nowhere is no bundle"),
+        ("method.teacher=nowhere", "nowhere is absent here"),
     ],
 )
 def test_wrong_names(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, said: str) -> None:
@@ -130,3 +130,15 @@ def test_wrong_names(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_mistake_in_the_last_stage_shows_before_the_first_is_trained(recipe: Path, tmp_path: Path) -> None:
     assert call("pretrain", recipe, "-o", tmp_path / "run", "method.decoder.width=0") == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_may_be_left_out(recipe: Path, tmp_path: Path) -> None:
+    # BEiT codes patches, or the features of the first stage where the recipe names it
+    assert call("pretrain", recipe, "-o", tmp_path / "without", "method={name: beit, size: 8}", "max_steps=2") == 0
+    words = ["method={name: beit, size: 8, codebook: kmeans, teacher: 'stage:further'}", "max_steps=2"]
+    assert call("pretrain", recipe, "-o", tmp_path / "taught", *words) == 0
+    lines = {n: (tmp_path / n / "metrics.jsonl").read_text().splitlines() for n in ("without", "taught")}
+    first = {n: json.loads(found[0])["parts"] for n, found in lines.items()}
+    # by chance ln 8 = 2.08; other codes, other losses
+    assert all(len(found) == 2 for found in lines.values()) and first["without"] != first["taught"]
+    assert all(1.0 < loss < 4.0 for parts in first.values() for loss in parts.values())

@@ -13,17 +13,15 @@ from bench.row import Row, Work
 from unlabeled.core.targets.hog import hog
 
 CELL = 8
-TOLERANCE = 1e-5  # scikit-image adds in single precision
 
 
 def pair(device: torch.device, tiny: bool) -> tuple[Work, Work]:
     size, side = (2, 32) if tiny else (32 if device.type == "cpu" else 256, 224)
     x = images(size, side, device)
-    valid = torch.ones(size, 1, side, side, dtype=torch.bool, device=device)
     arrays = [image.numpy() for image in x.cpu()]
 
     def ours() -> Tensor:
-        found, _ = hog(x, valid, (CELL, CELL), convention="skimage")
+        found, _ = hog(x, None, (CELL, CELL), convention="skimage")
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return found
@@ -31,8 +29,19 @@ def pair(device: torch.device, tiny: bool) -> tuple[Work, Work]:
     def peer() -> list[NDArray[np.float32]]:
         return [theirs(a, 9, (CELL, CELL), (1, 1), "L2", feature_vector=False, channel_axis=0) for a in arrays]
 
-    same = torch.from_numpy(np.stack(peer()))[:, :, :, 0, 0].permute(0, 3, 1, 2)
-    difference = (ours().cpu()[:, 0] - same).abs().amax((1, 2, 3))
-    # where a gradient lies on the edge of two bins, single precision may put one pixel of a cell into the other one
-    assert (difference < TOLERANCE).float().mean() >= 0.5 and difference.max() < 0.5
+    wanted = torch.from_numpy(np.stack(peer()))[:, :, :, 0, 0].permute(0, 3, 1, 2)
+    other = (ours().cpu()[:, 0] - wanted).abs() > 1e-5
+    # in single precision a gradient on the edge of two bins may fall on either side of it
+    assert other.float().mean() < 1e-4, f"{other.sum()} of {other.numel()} numbers are not scikit-image's"
     return ours, peer
+
+
+ROW = Row(
+    what="The histograms of oriented gradients of 32 RGB images of 224 px on a CPU, 256 on a GPU, in fp32: 9 bins, cells of 8 "
+    "pixels, each by its own norm.",
+    peer_name="scikit-image's hog, image by image on a CPU",
+    like_for_like=True,
+    difference="The numbers are compared before they are timed. Ours takes the batch at once and uses both cores.",
+    target=1.0,
+    make=pair,
+)

@@ -3,18 +3,23 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 
-from unlabeled.core import streams
+from unlabeled.core import pretraining, streams
 from unlabeled.core.build import build_encoder
 from unlabeled.core.bundle import load_bundle, read_bundle
-from unlabeled.core.contracts import Incompatible, RequestError
+from unlabeled.core.contracts import Absent, Incompatible, RequestError
+from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.contracts.domain import domain
-from unlabeled.core.contracts.recipe import Recipe, dump, read_recipe, validated
+from unlabeled.core.contracts.recipe import Named, Recipe, dump, read_recipe, validated
+from unlabeled.core.methods.base import Context
 from unlabeled.core.pretraining import pretrain, pretraining_items
+from unlabeled.core.testing.bundles import PLAIN, spec
 
 ENCODER = {"name": "convnet", "channels": [4, 6], "kernels": [3, 3], "strides": [2, 1]}
 
@@ -135,3 +140,87 @@ def test_what_is_written_of_a_start(toy: Path) -> None:
     assert about["start"]["start"] == "file:own.pt" and len(about["start"]["sha256"]) == 64
     assert "begun from file:own.pt (SHA-256" in (made / "README.md").read_text()
     same(load_bundle(made), encoder)
+
+
+TOKENS = {"name": "tokens", "width": 16, "depth": 1, "heads": 2, "patch": [4]}
+SMALL = {"width": 8, "depth": 1, "heads": 2}
+
+
+def taught(path: Path, teacher: str, **options) -> Recipe:
+    method = {"name": "mrmae", "teacher": teacher, "decoder": SMALL, **options}
+    return recipe(path, method=method, encoder={**TOKENS, "width": 8})
+
+
+def test_the_groups_of_a_teacher_count_and_its_folder_is_not_told(toy: Path, monkeypatch) -> None:
+    first = pretrain(recipe(toy / "first", method={"name": "mae", "decoder": SMALL}, encoder=TOKENS), toy / "one")
+    # relative to the folder where the command is given, as a start is
+    monkeypatch.chdir(toy)
+    second = pretrain(taught(toy / "second", "one/bundle"), toy / "two")
+    about = read_bundle(second).about
+    assert read_bundle(first).groups < read_bundle(second).groups and len(read_bundle(second).groups) == 4
+    # the student is narrower than its teacher, and began from random weights
+    assert about["encoder"]["width"] == 8 and about["start"] == {"start": "random"}
+    assert about["recipe"]["method"]["teacher"] == "bundle"
+    written = b"".join(p.read_bytes() for p in sorted(second.iterdir()))
+    assert str(toy).encode() not in written
+    # and a resumed run finds it wherever it is resumed
+    shutil.rmtree(second)
+    monkeypatch.chdir(toy.parent)
+    assert pretrain(read_recipe(toy / "two/recipe.yaml"), toy / "two") == second
+
+
+def test_a_teacher_from_a_weight_file(toy: Path) -> None:
+    specs = pretraining_items(recipe(toy / "first"))[0].corpus.specs
+    wide = build_encoder(recipe(toy / "first", encoder=TOKENS), domain("toy"), specs, 3)
+    torch.save(wide.state_dict(), toy / "own.pt")
+    options = {k: v for k, v in TOKENS.items() if k != "name"}
+    made = pretrain(taught(toy / "first", str(toy / "own.pt"), teacher_options=options), toy / "one")
+    assert read_bundle(made).about["recipe"]["method"]["teacher"] == "own.pt"
+    state = torch.load(next((toy / "one/checkpoints").iterdir()), weights_only=True)["method"]
+    for name, value in wide.state_dict().items():
+        assert torch.equal(state[f"teacher.{name}"], value)
+
+
+def test_a_teacher_that_is_not_there_or_does_not_fit(toy: Path) -> None:
+    with pytest.raises(Absent, match=r"^method\.teacher: .*nowhere is absent here"):
+        pretrain(taught(toy / "first", str(toy / "nowhere")), toy / "two")
+    bundle = str(pretrain(recipe(toy / "first", method={"name": "mae", "decoder": SMALL}, encoder=TOKENS), toy / "one"))
+    with pytest.raises(Incompatible, match=r"method\.teacher_options: heads: 2, not 4"):
+        pretrain(taught(toy / "first", bundle, teacher_options={"heads": 4}), toy / "two")
+    other = taught(toy / "first", bundle).model_copy(update={"encoder": Named(**{**TOKENS, "patch": [8]})})
+    with pytest.raises(Incompatible, match=r"its patches are \{'x': \(4,\)\}, the student's \{'x': \(8,\)\}"):
+        pretrain(other, toy / "two")
+    assert not (toy / "two").exists()
+
+
+@pytest.mark.parametrize("start", ["{}", "timm:{}"])
+def test_a_vit_of_timms_teaches(tmp_path: Path, start: str) -> None:
+    """A file of timm's ViT is a teacher for images, with a class token whose attention guides the mask."""
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=1, num_classes=0)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    specs = {"scan": spec(2, ("red", "green", "blue"))}
+    asked = validated(
+        Recipe,
+        {
+            "domain": "plain",
+            "data": {"path": tmp_path},
+            "method": {"name": "maskalign", "teacher": start.format(tmp_path / "vit.pth")},
+            "encoder": {"name": "tokens", "width": 16, "depth": 2, "heads": 2, "patch": [8, 8]},
+        },
+        "test",
+    )
+    method = pretraining._method(asked, SimpleNamespace(domain=PLAIN, specs=specs))
+    assert method.teacher.options.cls and method.teacher.token_width == 192 and method.mixing.shape == (1, 2)
+    images = torch.randn(4, 3, 32, 32)
+    ids, whole = torch.arange(4), torch.ones(4, 1, 32, 32, dtype=torch.bool)
+    batch = Batch({"scan": Dense(images, whole, torch.full((4, 2), 0.5))}, ids, ids, ids, torch.ones(4), {})
+    ctx = Context(seed=0, step=0, epoch=0, max_steps=1)
+    drawn = method.on_batch(batch, ctx)
+    torch.testing.assert_close(
+        method.teacher.encode(drawn.tokens).tokens, vit.eval().forward_features(images)[:, 1:], rtol=0, atol=1e-4
+    )
+    out = method.step(drawn, ctx)
+    out["loss"].backward()
+    # a target of variance 1 and a prediction near it in size
+    assert 0.3 < out["loss"] < 3 and method.encoder.project["scan"].weight.grad.norm() > 0

@@ -45,7 +45,7 @@ def test_it_does_not_look_at_the_data():
 def test_with_the_masks_of_mae_it_is_mae(mask):
     m = TestColorMAE.method(mask=mask).double()
     options = MAE.Options(decoder=DECODER, mask=mask)
-    plain = MAE(m.encoder, m.specs, options).double()
+    plain = MAE(m.encoder, m.specs, options, m.views).double()
     plain.predictor = m.predictor
     batch = TestColorMAE.batch()
     ours, theirs = (x.step(x.on_batch(batch, CTX), CTX)["loss"] for x in (m, plain))

@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused():
         GMML(ConvNet(specs, ConvNet.Options()), specs, GMML.Options())
     both = {"events": EVENTS}
     encoder = TokenEncoder(both, TokenEncoder.Options(width=16, depth=1, heads=2))
-    with pytest.raises(RequestError, match="'events' has no grid.*method.other: 0"):
+    with pytest.raises(RequestError, match=r"'events' has no grid.*method.other: 0"):
         GMML(encoder, both, GMML.Options())
     GMML(encoder, both, GMML.Options(other=0))
     with pytest.raises(ValueError, match="one of noise, zeros and other"):

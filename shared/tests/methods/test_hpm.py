@@ -117,7 +117,7 @@ def test_a_tokens_loss_is_its_mean_over_valid_elements():
 
 def test_the_teacher_follows():
     # momentum .999 at the first step: a thousandth of the way
-    m, batch = given()
+    m, _ = given()
     with torch.no_grad():
         for p in [*m.encoder.parameters(), *m.loss_predictor.parameters()]:
             p.add_(1.0)
@@ -166,13 +166,12 @@ def test_it_learns_which_patches_are_hard():
         hard, easy = found[noisy].reshape(32, 8, 1), found[~noisy].reshape(32, 1, 8)
         return (hard > easy).float().mean().item()
 
-    for step in range(100):
-        ctx = Context(seed=0, step=step, epoch=step, max_steps=100)
+    for step in range(60):
+        ctx = Context(seed=0, step=step, epoch=step, max_steps=60)
         loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         m.after_step(ctx)
-    print(right())
     # by chance 1/2
     assert right() > 0.8

@@ -107,10 +107,10 @@ def test_equal_logits_cost_the_sum_of_ln_v_over_the_channels():
 
 
 def test_an_untrained_model_costs_about_as_much():
-    # logits are products of a normed vector of width 16 with rows of deviation 0.02: of variance 16 * 0.02^2 = 0.0064,
-    # which adds half of it in each channel
+    # logits are products of a vector of 16 channels of size 0.1 with rows of deviation 1/4: of variance 0.1^2, which adds
+    # half of it in each channel
     m = built(BYTES, (256, 256))
-    assert m.step(m.on_batch(of_bytes(), CTX), CTX)["loss"].item() == pytest.approx(11.0904 + 0.0064, abs=0.02)
+    assert m.step(m.on_batch(of_bytes(), CTX), CTX)["loss"].item() == pytest.approx(11.0904 + 0.01, abs=0.02)
 
 
 def test_the_loss_is_that_of_the_formula():
@@ -212,24 +212,21 @@ def test_inputs_of_measured_values_are_context():
 
 
 def test_it_learns():
-    # the next number is the last one plus 1: what is hidden follows from its neighbours
-    torch.manual_seed(0)
+    # an item is one word again and again, so what is hidden follows from what is seen
     m = TestMaskedTokens.method(mask_ratio=0.3)
     optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    at = (torch.arange(24) + torch.arange(8)[:, None])[:, None]
-    values = torch.cat([at % 7, at % 5], 1).float()
-    batch = TestMaskedTokens.batch()
-    x = Dense(values, torch.ones(8, 1, 24, dtype=torch.bool), torch.ones(8, 1))
-    batch = replace(batch.with_inputs(x=x), weight=torch.ones(8))
+    word = torch.arange(8)[:, None].expand(8, 24)
+    x = Dense(torch.stack([word % 7, word % 5], 1).float(), torch.ones(8, 1, 24, dtype=torch.bool), torch.ones(8, 1))
+    batch = replace(TestMaskedTokens.batch().with_inputs(x=x), weight=torch.ones(8))
     losses = []
-    for epoch in range(150):
+    for epoch in range(100):
         ctx = replace(CTX, epoch=epoch)
         loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert sum(losses[-10:]) / 10 < 0.3 * math.log(35)
+    assert sum(losses[-10:]) / 10 < 0.1 * math.log(35)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ def given(batch=None, **options):
 def test_every_place_is_taken_from_one_item():
     batch = replace(TestMixedAE.batch(), weight=torch.ones(8))
     x = batch.inputs["x"]
-    m, cut = given(batch.with_inputs(x=replace(x, valid=torch.ones_like(x.valid))))
+    batch = batch.with_inputs(x=replace(x, valid=torch.ones_like(x.valid)))
+    m, cut = given(batch)
     # 8 items are 2 groups of 4; each item gives 4 of its 16 patches, at places that no other one of its group gives
     g = cut.given["x"]
     assert g.patches.shape == (8, 4, 32) and g.valid.all()
@@ -118,22 +119,26 @@ def test_embeddings_stand_in_their_rows():
 
 
 def test_it_learns():
-    m = TestMixedAE.method(mix=2)
+    # every item has a brightness of its own and some noise: its tokens are alike, and what is hidden follows. A guess of
+    # zeros costs the mean square of the views, and collapsed features cost ln 15: 8 tokens of two items, less the anchor
+    m = TestMixedAE.method(mix=2, norm_target=False)
     optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    values = torch.sin(torch.arange(16.0) * 1.1 + phase).repeat(1, 2, 16, 1)
+    g = torch.Generator().manual_seed(0)
+    values = torch.randn(16, 1, 1, 1, generator=g) + 0.2 * torch.randn(16, 2, 16, 16, generator=g)
     ids = torch.arange(16)
     x = Dense(values, torch.ones(16, 1, 16, 16, dtype=torch.bool), torch.ones(16, 2), whole=True)
     batch, parts = Batch({"x": x}, ids, ids, ids, torch.ones(16), {}), []
-    for epoch in range(120):
+    for epoch in range(60):
         ctx = replace(CTX, epoch=epoch, step=epoch)
-        out = m.step(m.on_batch(batch, ctx), ctx)
+        cut = m.on_batch(batch, ctx)
+        out = m.step(cut, ctx)
         optimiser.zero_grad()
         out["loss"].backward()
         optimiser.step()
-        parts.append(out["parts"])
-    assert parts[-1]["mse_x"] < 0.8 * 31 / 32
-    assert parts[-1]["contrast"] < parts[0]["contrast"] - 0.2
+        guess = cut.hidden["x"].patches.square().mean()
+        parts.append((out["parts"]["mse_x"] / guess, out["parts"]["contrast"]))
+    mse, contrast = (sum(p) / 10 for p in zip(*parts[-10:], strict=True))
+    assert mse < 0.5 and contrast < math.log(15) - 0.3
 
 
 def two_inputs():
@@ -180,5 +185,5 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(RequestError, match="method mixedae: needs a token encoder, got ConvNet"):
         MixedAE(ConvNet(specs, ConvNet.Options()), specs, MixedAE.Options())
     events = {"events": EVENTS}
-    with pytest.raises(RequestError, match="'events' has no grid.*use mae"):
+    with pytest.raises(RequestError, match=r"'events' has no grid.*use mae"):
         MixedAE(TokenEncoder(events, TokenEncoder.Options(width=16, heads=2)), events, MixedAE.Options())

@@ -96,24 +96,22 @@ def test_the_content_chooses_with_the_place():
 
 
 def test_it_learns():
-    # stripes of a random phase and slope: which patch lies where follows from the visible ones; a guess costs ln 4
-    g = torch.Generator().manual_seed(0)
+    # stripes of a random phase: which patch lies in which column follows from the visible ones; a guess costs ln 4
     m = TestSelfie.method()
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    phase, slope = (6.28 * torch.rand(32, 1, 1, 1, generator=g) for _ in range(2))
-    axis = torch.arange(16.0)
-    values = torch.sin(0.4 * axis + 0.4 * slope.sin() * axis[:, None] + phase).repeat(1, 2, 1, 1)
-    ids = torch.arange(32)
-    x = Dense(values, torch.ones(32, 1, 16, 16, dtype=torch.bool), torch.ones(32, 2), whole=True)
-    batch, losses = Batch({"x": x}, ids, ids, ids, torch.ones(32), {}), []
-    for epoch in range(150):
+    optimiser = torch.optim.AdamW(m.parameters(), lr=5e-3)
+    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    values = torch.sin(torch.arange(16.0) * 1.1 + phase).repeat(1, 2, 16, 1)
+    ids = torch.arange(16)
+    x = Dense(values, torch.ones(16, 1, 16, 16, dtype=torch.bool), torch.ones(16, 2), whole=True)
+    batch, losses = Batch({"x": x}, ids, ids, ids, torch.ones(16), {}), []
+    for epoch in range(160):
         ctx = replace(CTX, epoch=epoch)
         loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert sum(losses[-10:]) / 10 < 0.75 * math.log(4)
+    assert sum(losses[-20:]) / 20 < 0.75 * math.log(4)
 
 
 def two_inputs():

@@ -165,3 +165,37 @@ def test_several_inputs_are_one_sequence():
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(RequestError, match=message):
         encoder({"x": spec(1)}, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"cls": True}, {"positions": "rope"}, {"causal": (1, 1)}])
+def test_states_and_attention_of_the_blocks(options):
+    shape, patch = RANKS[2]
+    enc = encoder({"x": spec(2)}, patch=patch, **options)
+    x = dense(shape)
+    x.valid[1, :, 2:] = False
+    tokens = enc.tokenise({"x": x})
+    found = enc.encode(tokens, states=True, attention=True)
+    torch.testing.assert_close(found.tokens, enc.encode(tokens).tokens, rtol=0, atol=0)
+    valid = tokens["x"].valid[..., None]
+    # one for every block, and the final norm of the last one is what the encoder gives
+    assert len(found.states) == 2
+    last = torch.where(valid, enc.transformer.norm(found.states[-1]), 0)
+    torch.testing.assert_close(last, found.tokens, rtol=0, atol=1e-12)
+    # what a block adds is what its attention and its MLP add
+    layers = enc.encode(tokens, layers=True, states=True)
+    torch.testing.assert_close(torch.stack(layers.states), torch.stack(found.states), rtol=0, atol=1e-12)
+    # weights are a softmax: over all tokens 1, less what a class token keeps for itself; none for what is invalid
+    total = found.attention.sum(1)
+    assert (total < 1).all() if options.get("cls") else torch.allclose(total, torch.ones_like(total))
+    assert (found.attention[~tokens["x"].valid] == 0).all() and (found.attention >= 0).all()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_attention_weights_mix_the_values_as_the_block_does(turned):
+    enc = encoder({"x": spec(1)}, patch=(4,), positions="rope" if turned else "sincos")
+    block = enc.transformer.blocks[0]
+    x = torch.randn(2, 6, 24, dtype=torch.float64)
+    turn = enc._turn(enc.tokenise({"x": dense((24,), rows=2)}), 0) if turned else None
+    value = block.attn.qkv(x).chunk(3, -1)[2].unflatten(-1, (2, -1)).transpose(1, 2)
+    mixed = block.attn.proj((block.attention(x, None, turn) @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(mixed, block.attend(x, None, turn=turn), rtol=0, atol=1e-12)

@@ -63,21 +63,22 @@ def test_perplexity_and_use():
 ROWS = 24
 
 
-def task():
-    """Draws from this rank's third or two thirds of the rows, since ranks need not hold equally many."""
+def task(first):
+    """Draws from this rank's rows, of which the first one has `first`: ranks need not hold equally many, or any."""
     x, mass, ids = some(ROWS, 3), some(ROWS, seed=4).clamp_min(0), torch.arange(ROWS) % 5
-    cut = [0, ROWS // 3, ROWS] if ranks.world() == 2 else [0, ROWS]
+    cut = [0, first, ROWS] if ranks.world() == 2 else [0, ROWS]
     mine = slice(cut[ranks.rank()], cut[ranks.rank() + 1])
     x, mass, ids = x[mine], mass[mine], ids[mine]
     rows, any_mass = drawn(x, mass, uniform(7, torch.arange(500), ()))
-    first, there = seeds(x, mass, 6, stream=3)
-    return {"drawn": rows, "any": any_mass, "seeds": first, "there": there, "counts": counted(ids, mass, 5)}
+    seeded, there = seeds(x, mass, 6, stream=3)
+    return {"drawn": rows, "any": any_mass, "seeds": seeded, "there": there, "counts": counted(ids, mass, 5)}
 
 
-def test_two_ranks_draw_the_same_rows(two_ranks):
-    alone = task()
+@pytest.mark.parametrize("first", [0, 8, 23, 24])
+def test_two_ranks_draw_the_same_rows(two_ranks, first):
+    alone = task(first)
     assert alone["there"].all() and len(alone["seeds"].unique(dim=0)) == 6
-    for result in two_ranks.run(f"{__file__}:task"):
+    for result in two_ranks.run(f"{__file__}:task", first):
         assert torch.equal(result["drawn"], alone["drawn"]) and torch.equal(result["seeds"], alone["seeds"])
         torch.testing.assert_close(result, alone)
 

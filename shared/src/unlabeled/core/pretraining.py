@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unlabeled.core.build import build_method
-from unlabeled.core.bundle import load_bundle, read_bundle, save_bundle, start_encoder
-from unlabeled.core.contracts import Incompatible, RequestError
+from unlabeled.core.bundle import read_bundle, save_bundle, start_encoder
+from unlabeled.core.contracts import Absent, Incompatible, RequestError
 from unlabeled.core.contracts.domain import domain
-from unlabeled.core.contracts.recipe import Recipe, absolute, dump, read_recipe
+from unlabeled.core.contracts.recipe import Named, Recipe, absolute, dump, read_recipe
 from unlabeled.core.contracts.stages import expanded, resolved
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.groups import codes, distinct, key_id, project_key, shuffled
@@ -109,9 +109,23 @@ def _method(recipe: Recipe, corpus: Corpus) -> Method:
     Raises Incompatible where the recipe asks for another encoder than these weights are of.
     """
     method = build_method(recipe, corpus.domain, corpus.specs, _start(recipe, corpus))
-    if isinstance(method, Taught) and (teacher := recipe.method.options.get("teacher")):
-        method.take_teacher(load_bundle(teacher))
+    if isinstance(method, Taught) and recipe.method.options.get("teacher"):
+        method.take_teacher(_teacher(recipe, corpus))
     return method
+
+
+def _teacher(recipe: Recipe, corpus: Corpus) -> Encoder:
+    """The frozen teacher that the method names: any weights that a run may start from, for the contract of these data."""
+    options = recipe.method.options
+    asked = Named(name="tokens", **options.get("teacher_options", {}))
+    try:
+        teacher = start_encoder(options["teacher"], corpus.domain, corpus.specs, asked, recipe.seed)
+    except (Absent, Incompatible, RequestError) as error:
+        raise type(error)(f"method.teacher: {str(error).removeprefix('start: ')}") from None
+    wrong = [o for o in teacher.report.overruled if o.partition(":")[0] in asked.options] if teacher.report else []
+    if wrong:
+        raise Incompatible(f"method.teacher_options: {'; '.join(wrong)}; write what the teacher's weights have")
+    return teacher
 
 
 def _start(recipe: Recipe, corpus: Corpus) -> Encoder | None:

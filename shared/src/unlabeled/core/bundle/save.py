@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,5 +86,5 @@ def put_encoder(folder: Path, encoder: Encoder, about: Mapping[str, Any]) -> dic
 
 
 def _name(value: Any) -> Any:
-    """The last part of a path of this machine (a teacher's bundle); anything else as it is."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    """Without the folder of a path of this machine (a teacher's weights, with their kind or not); else as it is."""
+    return re.sub(r"(?<![^:=])/(.*/)?", "", value) if isinstance(value, str) else value

@@ -363,9 +363,16 @@ def absolute(recipe: Recipe) -> Recipe:
 
 
 def _begun(recipe: Recipe, folder: Path) -> Recipe:
-    """The same recipe with the weights it begins from, and those of its stages, located."""
-    stages = tuple(s.model_copy(update={"start": s.start and located(s.start, folder)}) for s in recipe.stages)
-    return recipe.model_copy(update={"start": recipe.start and located(recipe.start, folder), "stages": stages})
+    """The same recipe with the weights it begins from, those of its teacher, and those of its stages, located."""
+
+    def own(part: Any) -> dict[str, Any]:
+        teacher, method = part.method.options.get("teacher"), part.method
+        if isinstance(teacher, str) and teacher:
+            method = method.model_copy(update={"teacher": located(teacher, folder)})
+        return {"start": part.start and located(part.start, folder), "method": method}
+
+    stages = tuple(s.model_copy(update=own(s)) for s in recipe.stages)
+    return recipe.model_copy(update={**own(recipe), "stages": stages})
 
 
 def dump(recipe: Recipe, options: BaseModel | None = None) -> str:

@@ -30,5 +30,5 @@ def heterogeneity(attention: Tensor, keys: Tensor) -> Tensor:
     share = torch.where(keys[:, None, None], attention, 0)
     share = share / share.sum(-1, keepdim=True).clamp_min(tiny)
     # the slope of x ln x at 0 is not finite
-    entropy = torch.special.entr(share.clamp_min(tiny)).sum(-1).mean(1)
+    entropy: Tensor = torch.special.entr(share.clamp_min(tiny)).sum(-1).mean(1)
     return entropy / keys.sum(1, keepdim=True).clamp_min(2).to(entropy.dtype).log()

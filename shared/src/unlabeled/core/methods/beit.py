@@ -11,9 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unlabeled.core.contracts import Incompatible, InputSpec, RequestError
-from unlabeled.core.losses.masked import masked_cross_entropy, normalised_patches
+from unlabeled.core.losses.masked import masked_cross_entropy
 from unlabeled.core.methods.base import Context, Views, unchanged, weighted
-from unlabeled.core.methods.masking import Masking
 from unlabeled.core.methods.simmim import Corrupted, SimMIM
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.nn.encoder import TokenEncoder
@@ -51,12 +50,13 @@ class BEiT(SimMIM):
 
     term = "cross_entropy"
 
-    class Options(Masking):
+    class Options(SimMIM.Options):
         mask_ratio: float = Field(0.4, gt=0, lt=1, description="share of the valid tokens that is hidden")
         mask: Scheme = Field(Boxes(), description="which tokens are hidden: a name, or a name with its options")
         rounding: Rounding = Field(
             "mask", description="of n tokens, int(n * mask_ratio) are hidden; keep: the others count"
         )
+        norm_target: bool = Field(True, description="code patches normalised by their own mean and deviation")
         codebook: Literal["random", "kmeans", "cosine"] = Field(
             "random", description="random: a fixed random projection; kmeans, cosine: learned while training"
         )
@@ -99,8 +99,9 @@ class BEiT(SimMIM):
     def step(self, batch: Corrupted, ctx: Context) -> dict[str, Any]:
         codes = {}
         for name, x in self._described(batch).items():
-            codes[name] = self.codebooks[name].codes(x)
-            if isinstance(self.codebooks[name], KMeans):
+            codebook: Any = self.codebooks[name]
+            codes[name] = codebook.codes(x)
+            if isinstance(codebook, KMeans):
                 self._seen.setdefault(name, []).append((x.flatten(0, 1), _counts(name, batch).flatten()))
         terms, features = self._terms(Coded(**vars(batch), codes=codes))
         used = torch.stack([counted(ids, _counts(name, batch), self.options.size) for name, ids in codes.items()])
@@ -111,8 +112,7 @@ class BEiT(SimMIM):
     def _described(self, batch: Corrupted) -> dict[str, Tensor]:
         """What is coded of the hidden tokens, (B, M, D) by input."""
         if not self.options.teacher:
-            truth = {name: batch.truth(name) for name in batch.tokens}
-            return {n: normalised_patches(t.patches, None if t.whole else t.elements) for n, t in truth.items()}
+            return {name: SimMIM.target(self, name, batch)[0] for name in batch.tokens}
         if self.teacher is None:
             raise RequestError(
                 "method beit: there is no teacher; name its bundle in method.teacher, for example stage:mae"

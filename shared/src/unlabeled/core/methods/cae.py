@@ -93,7 +93,8 @@ class CAE(MAE):
     def _decoding(self, name: str, pred: Tensor, hidden: Tokens, weight: Tensor) -> Tensor:
         if self.options.target == "pixels":
             return self._loss(pred, hidden, weight)
-        ids = self.codebooks[name].codes(normalised_patches(hidden.patches, hidden.elements))
+        codebook: Any = self.codebooks[name]
+        ids = codebook.codes(normalised_patches(hidden.patches, hidden.elements))
         return masked_cross_entropy(pred, ids, hidden.valid * weight[:, None], self.options.smoothing)
 
     def _predicted(self, batch: Masked) -> tuple[Features, dict[str, Tensor]]:

@@ -26,18 +26,23 @@ class CropMAE(CrossView):
 
     Raises RequestError where the encoder works on no tokens, or an input has no grid.
 
-    Deviations: the decoder's blocks are CroCo's (self-attention, cross-attention, MLP, a norm before each); the authors
-    have cross-attention first and norms after, and add no positions to the global crop's tokens. The local crop is cut from the item itself and
-    not from the resized global crop, so that it is interpolated once, and boxes lie between cells. The authors
-    flip each crop by itself; here a flip is a view of the recipe, before both crops, because in many fields a mirrored
-    item is another item. Aspects are in shares of the item's grid, so that they mean the same on any grid.
+    Deviations: the decoder is CroCo's (self-attention, cross-attention, MLP, a norm before each) and goes by the places of
+    the global crop's tokens too; the authors' code has cross-attention first and norms after, adds no positions there, and
+    has the class token among what is looked at. The local crop is cut from the item and not from the resized global crop,
+    so that it is interpolated once, and boxes end between cells. The authors flip each crop by itself; here a flip is a
+    view of the recipe, before both crops, because in many fields a mirrored item is another item. Aspects are in shares of
+    the item's grid, so that they mean the same on any grid.
     """
 
     class Options(CrossView.Options):
-        mask_ratio: float = Field(0.985, gt=0, lt=1, description="share of the valid tokens of a local crop that is hidden")
+        mask_ratio: float = Field(
+            0.985, gt=0, lt=1, description="share of the valid tokens of a local crop that is hidden"
+        )
         global_scale: Share = Field((0.1, 1.0), description="share of the item that a global crop holds")
         local_scale: Share = Field((0.3, 0.6), description="share of the global crop that a local one holds")
-        aspect: Range = Field((0.75, 4 / 3), description="a crop's length over its length along the last axis, log-uniform")
+        aspect: Range = Field(
+            (0.75, 4 / 3), description="a crop's length over its length along the last axis, log-uniform"
+        )
 
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Any, views: Views = unchanged

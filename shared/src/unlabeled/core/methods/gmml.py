@@ -120,9 +120,7 @@ class GMML(Method):
         features = self.encoder.encode(batch.seen)
         parts = torch.split(features.tokens, [t.valid.shape[1] for t in batch.tokens.values()], 1)
         share = 1 / len(parts)
-        return features, {
-            f"l1_{n}": (share, self._loss(n, x, batch)) for n, x in zip(batch.tokens, parts, strict=True)
-        }
+        return features, {f"l1_{n}": (share, self._loss(n, x, batch)) for n, x in zip(batch.tokens, parts, strict=True)}
 
     def _loss(self, name: str, features: Tensor, batch: Corrupted) -> Tensor:
         mask = batch.masks[name]

@@ -19,7 +19,7 @@ from unlabeled.core.targets.gradients import gradients, magnitude
 from unlabeled.core.targets.hog import hog
 from unlabeled.core.tokens.masks import Rounding
 from unlabeled.core.tokens.patches import pad_to_patches, patchify
-from unlabeled.core.tokens.schemes import Block, Scheme
+from unlabeled.core.tokens.schemes import Boxes, Scheme
 
 
 class MaskFeat(SimMIM):
@@ -28,8 +28,9 @@ class MaskFeat(SimMIM):
 
     From section 3: 9 unsigned bins, cells of 8 pixels, the histogram of each cell and channel by its own L2 norm, so that
     a patch of 16 pixels in three colours has 2 * 2 * 9 * 3 = 108 numbers; the mean squared error on hidden patches; 40 %
-    of them hidden, 78 of 196. On a grid of three axes the first is time, and the target is the HOG of the first frame of
-    each patch. `target: gradient` predicts the size of the gradient at every cell instead, on grids of one to three axes.
+    of them hidden in the boxes of BEiT, 78 of 196. On a grid of three axes the first is time, and the target is the HOG of
+    the first frame of each patch. `target: gradient` predicts the size of the gradient at every cell instead, on grids of
+    one to three axes.
 
     Raises RequestError where the encoder works on no tokens, an input is packed, a grid of one axis shall have a HOG, or a
     cell does not divide the patch.
@@ -43,12 +44,12 @@ class MaskFeat(SimMIM):
 
     class Options(Masking):
         mask_ratio: float = Field(0.4, gt=0, lt=1, description="share of the valid tokens that is hidden")
-        mask: Scheme = Field(Block(), description="which tokens are hidden: a name, or a name with its options")
+        mask: Scheme = Field(Boxes(), description="which tokens are hidden: a name, or a name with its options")
         rounding: Rounding = Field(
             "mask", description="of n tokens, int(n * mask_ratio) are hidden; keep: the others count"
         )
         target: Literal["hog", "gradient"] = Field("hog", description="gradient: its size, cell by cell")
-        bins: int = Field(9, ge=2, description="bins of a histogram, which cover half a turn")
+        bins: int = Field(9, ge=2, le=255, description="bins of a histogram, which cover half a turn")
         cell: int = Field(
             8, ge=1, description="pixels of a histogram's cell along an axis; in smaller patches, the patch"
         )
@@ -69,7 +70,7 @@ class MaskFeat(SimMIM):
         assert isinstance(x, Dense)
         x = pad_to_patches(x, patch)
         if self.options.target == "gradient":
-            found, there = gradients(x.values, x.valid)
+            found, there = gradients(x.values, None if x.whole else x.valid)
             values, cut = magnitude(found), patch
         else:
             cut = self._cells(name)
@@ -100,13 +101,12 @@ class MaskFeat(SimMIM):
 
     def _histograms(self, x: Dense, patch: tuple[int, ...], cells: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """(B, C * bins, *grid of cells) and its validity, where time has one place for each patch."""
+        size, bins = [p // n for p, n in zip(patch[-2:], cells[-2:], strict=True)], self.options.bins
         values, valid = x.values, x.valid
-        size = [p // n for p, n in zip(patch[-2:], cells[-2:], strict=True)]
         if x.rank == 3:
             values, valid = (t[:, :, :: patch[0]].transpose(1, 2).flatten(0, 1) for t in (values, valid))
-        found, there = hog(values, valid, size, bins=self.options.bins)
-        there = there.repeat_interleave(self.options.bins, 1)
-        found = found.flatten(1, 2)
+        found, there = hog(values, None if x.whole else valid, size, bins=bins)
+        found, there = found.flatten(1, 2), there.repeat_interleave(bins, 1)
         if x.rank == 3:
             found, there = (t.reshape(x.size, -1, *t.shape[1:]).transpose(1, 2) for t in (found, there))
         return found, there

@@ -85,14 +85,16 @@ class MixedAE(Method):
         for name, t in tokens.items():
             items = rows(everybody(t), groups.member, groups.there)
             noise = uniform(ctx.shared(f"mix/{name}"), groups.number, items.grid).flatten(1)
-            mask = mixed(items.valid.unflatten(0, (-1, self.options.mix)), noise)
+            mask = mixed(items.valid.reshape(-1, self.options.mix, items.valid.shape[1]), noise)
             given[name], hidden[name] = mask.visible(items), mask.hidden(items)
         return Mixed(given, hidden, groups, groups.there.to(batch.weight.dtype))
 
     def step(self, batch: Mixed, ctx: Context) -> dict[str, Any]:
         o, position = self.options, self.encoder.position
         # every item's tokens one after the other: they carry their coordinates, so their order is of no matter
-        sequence = {n: t._each(lambda x: x.unflatten(0, (-1, o.mix)).flatten(1, 2)) for n, t in batch.given.items()}
+        sequence = {
+            n: t._each(lambda x: x.reshape(-1, o.mix * x.shape[1], *x.shape[2:])) for n, t in batch.given.items()
+        }
         features = self.encoder.encode(sequence)
         contrast = homologous(features.tokens, self._owner(features, batch), features.valid, o.temperature)
         own = self._apart(features, batch)
@@ -116,7 +118,7 @@ class MixedAE(Method):
         """The features of the sequences, item by item: tokens (G * n, K, D)."""
         counts = [self.options.mix * t.valid.shape[1] for t in batch.given.values()]
         parts = torch.split(features.tokens, counts, 1)
-        tokens = torch.cat([x.unflatten(1, (self.options.mix, -1)).flatten(0, 1) for x in parts], 1)
+        tokens = torch.cat([x.reshape(len(batch.weight), -1, x.shape[2]) for x in parts], 1)
         valid = torch.cat([t.valid for t in batch.given.values()], 1)
         return Features(tokens, valid, mean_pool(tokens, valid))
 

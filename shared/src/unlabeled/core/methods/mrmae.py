@@ -26,7 +26,7 @@ class MRMAE(MAE):
     teacher's output, layer-normed, and the loss is the mean over inputs of their squared distance, beside MAE's own. So the
     two targets, high-level and low-level, never meet at one token.
 
-    Deviations: from the abstract, the authors' code of this paper is not public; decided here: one linear layer, the
+    Deviations: from the abstract; no code of the authors was found. Decided here: one linear layer, the
     teacher's output is layer-normed (so that the weight means the same for every teacher), and both losses weigh 1. Left
     out are their masked convolution stages, since the encoder is any token encoder. The teachers are whatever weights are
     named, and not CLIP and DINO.

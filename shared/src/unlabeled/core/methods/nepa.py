@@ -65,7 +65,7 @@ class NEPA(Method):
         tokens = self.encoder.tokenise(self.views(batch, ctx.draw(batch, "view")).inputs)
         ((name, t),) = tokens.items()
         order = cluster_order(self.encoder.position(name, t.coords), self.encoder.options.causal)
-        order, at = order.masked_fill(~t.valid, torch.iinfo(torch.int64).max).sort(1, stable=True)
+        order, at = order.masked_fill(~t.valid, torch.iinfo(torch.int64).max).sort(dim=1, stable=True)
         return Ordered(tokens, at, order, batch.weight)
 
     def step(self, batch: Ordered, ctx: Context) -> dict[str, Any]:

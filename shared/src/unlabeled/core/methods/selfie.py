@@ -54,7 +54,8 @@ class Selfie(Method):
 
         self.pool = AttentionPool(width, options.depth, options.heads)
         self.query, self.candidate = head(), head()
-        xavier(self.query), xavier(self.candidate)
+        for heads in (self.query, self.candidate):
+            xavier(heads)
 
     def on_batch(self, batch: Batch, ctx: Context) -> Masked:
         tokens = self.encoder.tokenise(self.views(batch, ctx.draw(batch, "view")).inputs)
@@ -79,5 +80,6 @@ class Selfie(Method):
         """Queries of the hidden places of an input and embeddings of what is in them, (B, M, D) each; u (B, D)."""
         hidden = batch.hidden[name]
         place = sincos(self.encoder.position(name, hidden.coords), self.encoder.token_width).to(u.dtype)
-        query = self.query[name](u[:, None] + place)
-        return query, self.candidate[name](self.encoder.project[name](hidden.patches.to(u.dtype)))
+        # whole numbers stay as they are: half precision does not hold 257
+        patches = hidden.patches if self.encoder.vocabulary[name] else hidden.patches.to(u.dtype)
+        return self.query[name](u[:, None] + place), self.candidate[name](self.encoder.project[name](patches))

@@ -28,16 +28,20 @@ class SiamMAE(CroCo):
 
     Raises RequestError where the encoder works on no tokens, `reference` names no other input, or a clip has no frames.
 
-    Deviations: the decoder's blocks are CroCo's (self-attention, cross-attention, MLP, a norm before each), as the
-    paper's official code is not public; the code of CropMAE's authors has cross-attention first and norms after. The
-    paper's gap is in frames at 30 per second; a clip shorter than the gap gives its first and last frame.
+    Deviations: the decoder is CroCo's (self-attention, cross-attention, MLP, a norm before each), where the paper's
+    "cross-self" decoder looks at the earlier frame first; no official code was found, and that of CropMAE's authors has
+    norms after, too. Frames are not cropped or flipped here: that is for the recipe's views, which come before. The gap
+    of 4 to 48 frames is that of the same code, for 30 frames a second; a clip shorter than the gap gives its first and
+    last frame.
     """
 
     own: ClassVar[tuple[str, ...]] = (EARLIER, VIEW)
 
     class Options(CroCo.Options):
         mask_ratio: float = Field(0.95, gt=0, lt=1, description="share of the valid tokens that is hidden")
-        rounding: Rounding = Field("keep", description="keep: int(n * (1 - mask_ratio)) of n tokens stay; mask: as CroCo")
+        rounding: Rounding = Field(
+            "keep", description="keep: int(n * (1 - mask_ratio)) of n tokens stay; mask: as CroCo"
+        )
         reference: str = Field(
             EARLIER,
             description="where the other view is from: earlier: an earlier frame; view: another draw of the views; or "

@@ -46,7 +46,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, reference: Reference, turn: Turn | None = None) -> Tensor:
         """(B, M, D) -> (B, M, D). turn: rotary positions of the queries, where the reference has them too."""
         key, value = self.key_value(reference.tokens).chunk(2, -1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.query(x), key, value))  # type: ignore[no-untyped-call]
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.query(x), key, value))
         if turn is not None and reference.turn is not None:
             q, k = rotate(q, turn), rotate(k, reference.turn)
         valid = reference.valid

@@ -18,25 +18,28 @@ def whole_numbers(x: Tensor, sizes: Sequence[int]) -> Tensor:
 class IdEmbedding(nn.Module):
     """(B, L, C) whole numbers, channel c below sizes[c], -> (B, L, width): the sum of a vector for each channel's number.
 
-    A value is rounded, and one outside its range becomes the nearest one inside.
+    A value is rounded, and one outside its range becomes the nearest one inside. Rows of the table begin with about unit
+    length, so that logits may be read with it, and vectors are its rows times sqrt(width), as large as the positions that
+    are added to them (Vaswani et al. 2017, section 3.4): smaller ones are drowned, and nothing is learned.
     """
 
     def __init__(self, sizes: Sequence[int], width: int) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
-        self.table = nn.Parameter(torch.randn(sum(sizes), width) * 0.02)
+        self.table = nn.Parameter(torch.randn(sum(sizes), width) * width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         firsts = (0, *accumulate(self.sizes[:-1]))
         ids = whole_numbers(x, self.sizes)
-        return torch.stack([self.table[ids[..., c] + first] for c, first in enumerate(firsts)]).sum(0)
+        vectors = torch.stack([self.table[ids[..., c] + first] for c, first in enumerate(firsts)]).sum(0)
+        return vectors * self.table.shape[1] ** 0.5  # type: ignore[no-any-return]
 
 
 class IdLogits(nn.Module):
     """Features (B, L, width) -> logits (B, L, sizes[c]) of every channel (Devlin et al. 2019, BERT: the masked LM's head).
 
     A layer with GELU and layer norm, then the product with the table of the embedding, which is `tied` to it, or with a
-    matrix of its own; a bias for every id.
+    matrix of its own; a bias for every id. The norm begins with a small gain: untrained, all ids are about equally likely.
     """
 
     def __init__(self, width: int, embedding: IdEmbedding, tied: bool = True) -> None:
@@ -44,7 +47,8 @@ class IdLogits(nn.Module):
         self.sizes = embedding.sizes
         rows, out = embedding.table.shape
         self.transform = nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.LayerNorm(out))
-        self.table = None if tied else nn.Parameter(torch.randn(rows, out) * 0.02)
+        nn.init.constant_(self.transform[2].weight, 0.1)  # type: ignore[arg-type]
+        self.table = None if tied else nn.Parameter(torch.randn(rows, out) * out**-0.5)
         self.bias = nn.Parameter(torch.zeros(rows))
 
     def forward(self, x: Tensor, embedding: IdEmbedding) -> tuple[Tensor, ...]:

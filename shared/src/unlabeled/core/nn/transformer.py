@@ -60,7 +60,7 @@ class Block(vision_transformer.Block):
         q, k, _ = attn.qkv(normed).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
-        score = (q @ k.transpose(-2, -1) * attn.scale).to(torch.promote_types(q.dtype, torch.float32))
+        score: Tensor = (q @ k.transpose(-2, -1) * attn.scale).to(torch.promote_types(q.dtype, torch.float32))
         return (score if attn_mask is None else score.masked_fill(~attn_mask, -torch.inf)).softmax(-1)
 
 

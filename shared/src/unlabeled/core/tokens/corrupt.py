@@ -1,4 +1,7 @@
-"""Corruption of the raw patches of hidden places, as GMML and SiT do it (Atito et al. 2021, 2022)."""
+"""Corruption of the raw patches of hidden places (Atito et al. 2021, SiT; 2022, GMML).
+
+It stands alone since both methods use it, SiT through GMML, and any denoiser of patches may.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def crop(x: Dense, box: Box) -> Dense:
         place = low[:, i, None] * length + (at - first + 0.5) * size[:, i, None] - 0.5
         place = place.clamp_min(0).minimum(length - 1)
         near = place.floor()
-        share = _along(axis, place - near, values)
+        share = _along(axis, (place - near).to(values.dtype), values)
         near = first + near.long()
         far = (near + 1).minimum(last)
         values = torch.lerp(take(values, axis, near), take(values, axis, far), share)

@@ -21,7 +21,8 @@ def everybody(tokens: Tokens) -> Tokens:
     """The tokens of all ranks' rows in rank order, on the largest grid of any rank.
 
     A rank pads its items to a grid of its own, so with several ranks this waits for the device once, to learn the
-    largest. Raises ValueError where the tokens lie on no grid.
+    largest; and every rank holds the raw patches of all of them for a moment. Raises ValueError where the tokens lie on
+    no grid.
     """
     if not tokens.grid:
         raise ValueError("tokens without a grid have no places that another item has too")
@@ -43,7 +44,7 @@ def on_grid(tokens: Tokens, grid: tuple[int, ...]) -> Tokens:
     ends = [n for new, old in zip(reversed(grid), reversed(tokens.grid), strict=True) for n in (0, new - old)]
 
     def moved(x: Tensor) -> Tensor:
-        return F.pad(x.unflatten(1, tokens.grid), [0, 0, *ends]).flatten(1, len(grid))
+        return F.pad(x.reshape(len(x), *tokens.grid, -1), [0, 0, *ends]).flatten(1, len(grid))
 
     return Tokens(
         patches=moved(tokens.patches),

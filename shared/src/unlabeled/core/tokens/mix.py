@@ -57,7 +57,7 @@ def mixed(valid: Tensor, noise: Tensor) -> Mask:
     most = -(-length // n)
     order = F.pad(noise.masked_fill(~some, 2.0).argsort(dim=1, stable=True), (0, most * n - length))
     dealt = torch.arange(most * n, device=order.device) < some.sum(1, keepdim=True)
-    own, there = (x.unflatten(1, (most, n)).mT for x in (order, dealt))
+    own, there = (x.reshape(-1, most, n).mT for x in (order, dealt))
 
     def others(x: Tensor) -> Tensor:
         return torch.cat([x.roll(-shift, 1) for shift in range(1, n)], 2).flatten(0, 1)

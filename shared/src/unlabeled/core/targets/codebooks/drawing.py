@@ -17,6 +17,8 @@ def drawn(x: Tensor, mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     u (K,) uniform, equal on all ranks; a row may be drawn twice. Only the drawn rows travel: the ranks' masses lie behind
     each other on a line, and the rank on whose part a number falls gives the row. 0 where there was no mass.
     """
+    if not len(x):  # nothing was read on this rank
+        x, mass = x.new_zeros(1, x.shape[1]), mass.new_zeros(1)
     line = mass.to(torch.float64).cumsum(0)
     ends = ranks.gather(line[-1:]).cumsum(0)
     start = ends[ranks.rank()] - line[-1]

@@ -36,6 +36,6 @@ def _largest(x: Tensor, entries: Tensor, lengths: float) -> Tensor:
         bias = lengths * entries.square().sum(1)
         rows = max(1, CHUNK.get(x.device.type, CHUNK_ELSEWHERE) // len(entries))
         # `max` is twice as fast as `argmax` on a CPU, and as exact about the first of equals
-        parts = x.reshape(-1, x.shape[-1]).split(rows)
+        parts = torch.split(x.reshape(-1, x.shape[-1]), rows)
         ids = [torch.addmm(bias, part.to(wide), entries.T).max(1).indices for part in parts]
         return torch.cat(ids).reshape(x.shape[:-1])
