@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import Field
@@ -12,7 +12,6 @@ from unlabeled.core.contracts.recipe import Optimiser, Recipe, Schedule, Strict,
 
 FILE = Path(__file__).with_name("budget.yaml")
 TRAINER = {"loop": "plain", "accelerator": "cpu", "threads": 1, "tensorboard": False}
-EncoderName = Literal["tokens", "convnet"]
 
 
 class Data(Strict):
@@ -24,7 +23,7 @@ class Data(Strict):
 
 
 class Family(Strict):
-    """What all methods of one encoder share."""
+    """What all methods of one encoder share. The encoder's name is the family's unless it says another."""
 
     encoder: dict[str, Any]
     steps: int
@@ -36,7 +35,7 @@ class Family(Strict):
 class Row(Strict):
     """One method. What it does not say is the family's."""
 
-    encoder: EncoderName
+    encoder: str = Field(description="the family")
     options: dict[str, Any] = Field(default_factory=dict)
     local_views: tuple[View, ...] = ()
     optimiser: dict[str, Any] = Field(default_factory=dict)
@@ -53,7 +52,7 @@ class Budget(Strict):
     seeds: tuple[int, ...]
     choosing_seed: int
     batch: int
-    families: dict[EncoderName, Family]
+    families: dict[str, Family]
     methods: dict[str, Row]
     peers: tuple[str, ...]
 

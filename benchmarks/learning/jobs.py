@@ -51,7 +51,7 @@ def settings(budget: Budget, start: str, seed: int, validate: bool) -> dict[str,
     kind, _, name = start.rpartition(" ")
     about: dict[str, Any] = {"data": budget.data.model_dump(mode="json"), "validate": validate, "seed": seed}
     if kind == RANDOM:
-        about["encoder"] = budget.families[name].encoder  # type: ignore[index]
+        about["encoder"] = budget.families[name].encoder
     elif start != PIXELS:
         about["recipe"] = budget.values(name, seed)
         if teacher := budget.methods[name].teacher:
@@ -92,7 +92,8 @@ def _features(budget: Budget, start: str, seed: int, part: digits.Split) -> tupl
     kind, _, name = start.rpartition(" ")
     loss: float | None = None
     if kind == RANDOM:
-        encoder: Any = make_encoder(name, budget.families[name].encoder, digits.DOMAIN, digits.SPECS, seed)  # type: ignore[index]
+        options = {"name": name, **budget.families[name].encoder}
+        encoder: Any = make_encoder(options.pop("name"), options, digits.DOMAIN, digits.SPECS, seed)
     elif kind == PEER:
         recipe = budget.recipe(name, seed)
         encoder, loss = peers.train(recipe, _loader(budget, part, scale, seed))
