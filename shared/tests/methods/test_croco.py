@@ -179,6 +179,17 @@ def test_the_reference_may_be_another_input(two_ranks):
     assert_same(two_ranks.run(f"{__file__}:on_rank"), on_rank(), tolerance=1e-9)
 
 
+def test_whole_inputs_need_no_masks_of_attention():
+    # known on the host that everything is valid: the same loss without a look at validity
+    m, batch = two_inputs(), two_dates()
+    batch = replace(batch, weight=torch.ones(8))
+    inputs = {n: replace(x, valid=torch.ones_like(x.valid)) for n, x in batch.inputs.items()}
+    whole = {n: replace(x, whole=True) for n, x in inputs.items()}
+    looked, known = (m.on_batch(batch.with_inputs(**x), CTX) for x in (inputs, whole))
+    assert known.reference["x"].whole and known.visible["later"].whole and known.hidden["x"].whole
+    torch.testing.assert_close(m.step(known, CTX)["loss"], m.step(looked, CTX)["loss"], rtol=0, atol=1e-12)
+
+
 def test_an_item_without_a_reference_is_completed_as_in_mae():
     # of item 4 the second acquisition is missing: what stands there is not read, and no cross-attention reaches it
     m, batch = two_inputs(), two_dates()

@@ -199,3 +199,212 @@ def test_attention_weights_mix_the_values_as_the_block_does(turned):
     value = block.attn.qkv(x).chunk(3, -1)[2].unflatten(-1, (2, -1)).transpose(1, 2)
     mixed = block.attn.proj((block.attention(x, None, turn) @ value).transpose(1, 2).flatten(2))
     torch.testing.assert_close(mixed, block.attend(x, None, turn=turn), rtol=0, atol=1e-12)
+
+
+def moved(tokens, by):
+    """The same tokens at coordinates that are further by `by` units."""
+    return replace(tokens, coords=tokens.coords + by)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_rotary_features_depend_on_differences_of_positions_only(d):
+    shape, patch = RANKS[d]
+    enc = encoder({"x": spec(d)}, patch=patch, positions="rope")
+    tokens = enc.tokenise({"x": dense(shape)})["x"]
+    out = enc.encode({"x": tokens})
+    shifted = enc.encode({"x": moved(tokens, torch.arange(1, d + 1) * 3.7)})
+    torch.testing.assert_close(shifted.tokens, out.tokens, rtol=0, atol=1e-12)
+    # while sines and cosines that are added tell where an item lies
+    added = encoder({"x": spec(d)}, patch=patch)
+    apart = added.encode({"x": moved(tokens, 3.7)}).tokens - added.encode({"x": tokens}).tokens
+    assert apart.abs().max() > 1e-3
+    # and every axis counts: exchanging two places along one of them changes the features
+    for axis in range(d):
+        mirrored = tokens.coords.clone()
+        mirrored[..., axis] = mirrored[..., axis].amax() - 2 * mirrored[..., axis]
+        assert (enc.encode({"x": replace(tokens, coords=mirrored)}).tokens - out.tokens).abs().max() > 1e-6
+
+
+KINDS = [
+    {"positions": "rope"},
+    {"positions": "rope", "cls": True, "pool": "cls"},
+    {"positions": "none", "cls": True},
+    {"causal": 1},
+    {"causal": 2, "cls": True},
+    {"causal": 1, "positions": "rope", "cls": True, "pool": "mean_max"},
+]
+
+
+def of_kind(d, options, **more):
+    """An encoder of one of the KINDS, whose clusters have `causal` patches along every axis."""
+    if n := options.get("causal"):
+        options = options | {"causal": (n,) * d}
+    return encoder({"x": spec(d)}, patch=RANKS[d][1], **options, **more)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("options", KINDS)
+def test_dropping_and_permuting_are_exact_with_every_kind_of_position(d, options):
+    enc = of_kind(d, options)
+    tokens = enc.tokenise({"x": dense(RANKS[d][0])})["x"]
+    length = tokens.valid.shape[1]
+    mask = random_mask(tokens.valid, 0.6, uniform(0, torch.arange(3), (length,)))
+    dropped = enc.encode({"x": mask.visible(tokens)})
+    keep = torch.zeros(3, length, dtype=torch.bool).scatter(1, mask.keep, True)
+    masked = enc.encode({"x": replace(tokens, valid=keep)})
+    expected = masked.tokens.take_along_dim(mask.keep[..., None], 1)
+    torch.testing.assert_close(dropped.tokens, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(dropped.pooled, masked.pooled, rtol=0, atol=1e-12)
+    order = torch.stack([torch.randperm(length) for _ in range(3)])
+    out = enc.encode({"x": tokens})
+    permuted = enc.encode({"x": tokens.take(order, torch.ones_like(order, dtype=torch.bool))})
+    torch.testing.assert_close(permuted.tokens, out.tokens.take_along_dim(order[..., None], 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(permuted.pooled, out.pooled, rtol=0, atol=1e-12)
+
+
+def test_without_positions_places_change_nothing():
+    enc = encoder({"x": spec(2)}, patch=(3, 2), positions="none")
+    tokens = enc.tokenise({"x": dense((6, 8))})["x"]
+    order = torch.randperm(8)
+    elsewhere = enc.encode({"x": replace(tokens, coords=tokens.coords[:, order] * 5)})
+    assert torch.equal(elsewhere.tokens, enc.encode({"x": tokens}).tokens)
+
+
+def reach(enc, tokens):
+    """(L, L) bool, of the first item: whether the features of the token of a row hang on the patch of a column."""
+    patches = tokens.patches.clone().requires_grad_()
+    out = enc.encode({"x": replace(tokens, patches=patches)}).tokens
+    rows = [torch.autograd.grad(out[0, i, 0], patches, retain_graph=True)[0][0] for i in range(out.shape[1])]
+    return torch.stack(rows).abs().sum(-1) > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"cls": True}, {"positions": "rope"}])
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (1, 2), (4, 4)])
+def test_a_causal_encoder_looks_at_its_own_cluster_and_those_before(sizes, options):
+    # 4 x 4 patches; the number of a patch's cluster in raster order, by hand
+    enc = encoder({"x": spec(2)}, patch=(2, 3), causal=sizes, **options)
+    tokens = enc.tokenise({"x": dense((8, 12))})["x"]
+    row, column = torch.arange(16) // 4, torch.arange(16) % 4
+    cluster = row // sizes[0] * (4 // sizes[1]) + column // sizes[1]
+    assert torch.equal(reach(enc, tokens), cluster[None, :] <= cluster[:, None])
+
+
+def test_a_causal_encoder_looks_at_no_invalid_token_and_at_all_kept_ones():
+    enc = encoder({"x": spec(2)}, patch=(2, 3), causal=(1, 1))
+    x = dense((8, 12))
+    x.valid[:, :, :, 3:6] = False  # the second column of patches
+    seen = reach(enc, enc.tokenise({"x": x})["x"])
+    there = torch.arange(16) % 4 != 1
+    earlier = torch.arange(16)[None, :] <= torch.arange(16)[:, None]
+    assert torch.equal(seen, earlier & there[None, :] & there[:, None])
+    # of dropped tokens in any order, those before are the ones that lie before
+    tokens = enc.tokenise({"x": dense((8, 12))})["x"]
+    kept = torch.tensor([[9, 2, 14, 5]]).expand(3, -1)
+    at = kept[0]
+    assert torch.equal(reach(enc, tokens.take(kept, None)), at[None, :] <= at[:, None])
+
+
+def test_items_of_other_cells_are_in_causal_order_too():
+    # half as large cells: two patches a place, which see each other
+    enc = encoder({"x": spec(1, spacing=0.5)}, patch=(4,), causal=(1,))
+    tokens = enc.tokenise({"x": dense((24,), spacing=0.25)})["x"]
+    place = torch.arange(6) // 2
+    assert torch.equal(reach(enc, tokens), place[None, :] <= place[:, None])
+
+
+def test_packed_tokens_at_multiples_of_the_scale_are_clusters_of_their_own():
+    # 3 * 0.1 / 0.1 is a little below 3 in doubles
+    enc = encoder({"x": spec(1, layout="packed")}, causal=(1,), position_scale=(0.1,))
+    at = (torch.arange(12) * 0.1)[:, None].double()
+    x = Packed(torch.randn(12, 2).double(), torch.ones(12, dtype=torch.bool), at, torch.tensor([0, 12]))
+    seen = reach(enc, enc.tokenise({"x": x})["x"])
+    assert torch.equal(seen, torch.ones(12, 12, dtype=torch.bool).tril())
+
+
+def test_keys_are_attended_to_and_all_tokens_ask():
+    enc = encoder({"x": spec(1)}, patch=(4,), cls=True)
+    tokens = enc.tokenise({"x": dense((24,))})["x"]
+    keys = torch.tensor([[True, False, True, False, False, True]]).expand(3, -1)
+    out = enc.encode({"x": tokens}, keys=keys)
+    # a key's features are those of the keys alone, and all tokens are pooled
+    alone = enc.encode({"x": replace(tokens, valid=keys, whole=False)})
+    torch.testing.assert_close(out.tokens[keys], alone.tokens[keys], rtol=0, atol=1e-12)
+    torch.testing.assert_close(out.pooled, out.tokens.mean(1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(out.cls, alone.cls, rtol=0, atol=1e-12)
+    # and all tokens as keys are the default
+    torch.testing.assert_close(enc.encode({"x": tokens}, keys=torch.ones_like(keys)).tokens, enc.encode({"x": tokens}).tokens)
+
+
+def test_the_class_token_is_a_feature():
+    enc = encoder({"x": spec(1)}, patch=(4,), cls=True, pool="cls")
+    out = enc({"x": dense((24,))})
+    assert torch.equal(out.cls, out.pooled)
+    assert encoder({"x": spec(1)}, patch=(4,))({"x": dense((24,))}).cls is None
+
+
+def ids(*sizes, length=24, rows=3):
+    values = torch.stack([torch.randint(0, n, (rows, length)) for n in sizes], 1).double()
+    valid = torch.ones(rows, 1, length, dtype=torch.bool)
+    return Dense(values, valid, torch.full((rows, 1), 0.5, dtype=torch.float64))
+
+
+def test_a_vocabulary_is_one_hot_vectors_times_a_table():
+    enc = encoder({"x": spec(1)}, patch=(1,), vocabulary=(7, 300))
+    x = ids(7, 300)
+    tokens = enc.tokenise({"x": x})["x"]
+    first, second = (torch.nn.functional.one_hot(x.values[:, c].long(), n) for c, n in enumerate((7, 300)))
+    table = enc.project["x"].table
+    expected = torch.cat([first, second], -1).double() @ table * 24**0.5
+    torch.testing.assert_close(enc.projected("x", tokens), expected, rtol=0, atol=1e-12)
+    # unit size, as the positions that are added: 16 * 307 numbers of deviation 1
+    assert abs(float(table.detach().std()) * 24**0.5 - 1) < 0.1
+    # rounded, and the nearest id where there is none
+    near = replace(tokens, patches=tokens.patches + 0.3)
+    assert torch.equal(enc.projected("x", near), enc.projected("x", tokens))
+    far = replace(tokens, patches=torch.full_like(tokens.patches, 1e6))
+    torch.testing.assert_close(enc.projected("x", far)[0, 0], (table[6] + table[306]) * 24**0.5)
+
+
+def test_half_precision_keeps_ids_apart():
+    # bfloat16 has 8 bits: 257 would be 256
+    enc = encoder({"x": spec(1, channels=1)}, patch=(1,), vocabulary=(300,)).bfloat16()
+    x = ids(300)
+    x.values[0, 0, :2] = torch.tensor([256.0, 257.0])
+    vectors = enc.projected("x", enc.tokenise({"x": replace(x, values=x.values.float())})["x"])[0]
+    assert vectors.dtype == torch.bfloat16 and not torch.equal(vectors[0], vectors[1])
+
+
+def test_ids_beside_measured_values():
+    specs = {"x": spec(1), "size": spec(1, channels=1, layout="packed")}
+    enc = encoder(specs, patch={"x": (1,)}, vocabulary={"x": (7, 5)})
+    assert enc.vocabulary == {"x": (7, 5), "size": ()}
+    values = torch.randn(3, 1, dtype=torch.float64)
+    packed = Packed(values, torch.ones(3, dtype=torch.bool), torch.zeros(3, 1).double(), torch.arange(4))
+    out = enc({"x": ids(7, 5), "size": packed})
+    assert out.tokens.shape == (3, 25, 24)
+    out.pooled.square().sum().backward()
+    assert all(p.grad is not None for p in enc.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"causal": (1, 1)}, r"encoder\.causal: needs one input, 1 positive numbers .* \(width\)"),
+        ({"causal": (0,)}, r"encoder\.causal: .* got \[0\]"),
+        ({"causal": (1,), "cls": True, "pool": "cls"}, r"encoder\.causal: .* another pool than cls"),
+        ({"vocabulary": (7,), "patch": (1,)}, r"encoder\.vocabulary: the input 'x' .* each of its 2 channels"),
+        ({"vocabulary": (7, 0), "patch": (1,)}, r"encoder\.vocabulary: .* got \[7, 0\] and patches of \[1\]"),
+        ({"vocabulary": (7, 5)}, r"encoder\.vocabulary: .* patches of one cell, got \[7, 5\] and patches of \[4\]"),
+        ({"positions": "rope", "width": 27, "heads": 3}, r"encoder\.positions: rope .* 3 heads has 9"),
+        ({"positions": "rope", "width": 24, "heads": 24}, r"encoder\.positions: rope .* 24 heads has 1"),
+    ],
+)
+def test_new_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(RequestError, match=message) as error:
+        encoder({"x": spec(1)}, **({"patch": (4,)} | options))
+    assert "\n" not in str(error.value)
+
+
+def test_several_inputs_have_no_causal_order():
+    with pytest.raises(RequestError, match=r"encoder\.causal: needs one input"):
+        encoder({"a": spec(1), "b": spec(1)}, patch=(4,), causal=(1,))

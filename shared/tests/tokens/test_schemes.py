@@ -342,6 +342,7 @@ def test_a_scheme_by_name_or_with_options():
     assert chosen("random") == Random() == Masking().mask
     assert chosen({"name": "block", "blocks": 2}) == Block(blocks=2)
     assert {k.model_fields["name"].default for k in KINDS} == {k.name for k in ALL}
+    assert all(k.name in Masking.model_fields["mask"].description for k in ALL)
     for kind in ALL:
         assert chosen(kind.name).name == kind.name
         assert Masking.model_validate(Masking(mask=kind).model_dump()).mask == kind

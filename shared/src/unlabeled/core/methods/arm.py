@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,9 @@ class ARM(Method):
     def on_batch(self, batch: Batch, ctx: Context) -> Scanned:
         batch = self.views(batch, ctx.draw(batch, "view"))
         tokens, cluster = self.encoder.tokenise(batch.inputs)[self.input], self.encoder.options.causal
-        if tokens.grid and all(n <= c for n, c in zip(tokens.grid, cluster, strict=True)):
+        # a batch of which nothing could be read has a grid of one token
+        read = math.prod(tokens.grid) > 1 or tokens.whole
+        if read and tokens.grid and all(n <= c for n, c in zip(tokens.grid, cluster, strict=True)):
             raise RequestError(
                 f"encoder.causal: a cluster of {list(cluster)} holds all {list(tokens.grid)} patches of {self.input!r}, "
                 "and nothing comes after it; make it smaller"

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unlabeled.core.contracts import Incompatible, InputSpec, RequestError
+from unlabeled.core.contracts import InputSpec
 from unlabeled.core.losses.masked import masked_cross_entropy
 from unlabeled.core.methods.base import Context, Views, unchanged, weighted
 from unlabeled.core.methods.simmim import Corrupted, SimMIM
+from unlabeled.core.methods.taught import needed, token_teacher
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.targets.codebooks.cosine import CosineCodebook
@@ -62,7 +63,13 @@ class BEiT(SimMIM):
         )
         size: int = Field(1024, ge=2, description="codes in the codebook (paper: 8192)")
         smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that is spread over all codes")
-        teacher: str = Field("", description="code the features of this encoder: a bundle's folder or stage:NAME")
+        teacher: str = Field(
+            "",
+            description="code the features of this frozen encoder: a bundle's folder, stage:NAME, timm:NAME or a weight file",
+        )
+        teacher_options: dict[str, Any] = Field(
+            {}, description="what the teacher's weights leave open, as under encoder: heads, grid"
+        )
 
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
@@ -81,17 +88,8 @@ class BEiT(SimMIM):
 
     def take_teacher(self, encoder: Encoder) -> None:
         """Take `encoder` as the teacher and freeze it. Raises Incompatible where its patches are not the student's."""
-        student = self.encoder
-        if not isinstance(encoder, TokenEncoder) or (encoder.patch, encoder.patch_widths) != (
-            student.patch,
-            student.patch_widths,
-        ):
-            raise Incompatible(
-                "method.teacher: its inputs or patches differ from the student's; "
-                "give the recipe the encoder.patch of the teacher's bundle"
-            )
-        self.teacher = encoder.requires_grad_(False)
-        self._make_codebooks(dict.fromkeys(student.patch_widths, encoder.token_width))
+        self.teacher = token_teacher(encoder, self.encoder)
+        self._make_codebooks(dict.fromkeys(self.encoder.patch_widths, self.teacher.token_width))
 
     def outputs(self) -> Mapping[str, int]:
         return dict.fromkeys(self.encoder.patch_widths, self.options.size)
@@ -113,11 +111,7 @@ class BEiT(SimMIM):
         """What is coded of the hidden tokens, (B, M, D) by input."""
         if not self.options.teacher:
             return {name: SimMIM.target(self, name, batch)[0] for name in batch.tokens}
-        if self.teacher is None:
-            raise RequestError(
-                "method beit: there is no teacher; name its bundle in method.teacher, for example stage:mae"
-            )
-        x = layer_normed(self.teacher.encode(batch.tokens).tokens)
+        x = layer_normed(needed(self.teacher, "beit").encode(batch.tokens).tokens)
         parts = torch.split(x, [t.valid.shape[1] for t in batch.tokens.values()], 1)
         hide = {n: batch.masks[n].hide[..., None] for n in batch.tokens}
         return {n: p.take_along_dim(hide[n], 1) for n, p in zip(batch.tokens, parts, strict=True)}

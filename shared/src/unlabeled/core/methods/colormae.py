@@ -14,8 +14,8 @@ class ColorMAE(MAE):
     The noise has a band of frequencies, which the authors call green and found best; so visible patches come in small
     groups, at even distances. All else is MAE. Works on grids of any rank.
 
-    Deviations: the noise is drawn for each item at the size of its grid, where the authors crop and flip stored tiles of
-    3072 patterns; their code holds no deviations of the filters, and ours make waves of 5 tokens; purple noise leaves its
+    Deviations: the noise is drawn for each item at the size of its grid, where the authors crop and flip stored tiles;
+    their code holds no deviations of the filters, and ours make waves of 5 tokens; purple noise leaves its
     band out altogether. Patches with high noise are hidden, in their code those with low noise, which is the same since the
     noise is symmetric.
     """

@@ -38,7 +38,8 @@ class CroCo(CrossView):
         mask_ratio: float = Field(0.9, gt=0, lt=1, description="share of the valid tokens that is hidden")
         rounding: Rounding = Field("mask", description="mask: int(n * mask_ratio) of n tokens are hidden; keep: as MAE")
         reference: str = Field(
-            VIEW, description="where the other view is from: view: another draw of the views; or another input's name"
+            VIEW,
+            description="where the other view is from: view: another draw of the recipe's views; or another input's name",
         )
 
     own: ClassVar[tuple[str, ...]] = (VIEW,)  # references that are no input

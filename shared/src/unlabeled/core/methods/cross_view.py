@@ -89,6 +89,7 @@ class CrossView(MAE):
         return reference, self.predictor(seen, *self._places(batch), reference, places)
 
     def reconstruct(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
+        """As MAE's, of the view that is completed."""
         first, tokens, masks, pair = self._paired(batch, ctx)
         return self._drawn(first, tokens, masks, pair)
 

@@ -20,7 +20,11 @@ from unlabeled.core.tokens.tokens import Tokens
 
 class Masking(base.Options):
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the valid tokens that is hidden")
-    mask: Scheme = Field(Random(), description="which tokens are hidden: a name, or a name with its options")
+    mask: Scheme = Field(
+        Random(),
+        description="which tokens are hidden, by name or {name, options}: random, block, boxes, group, inverse_block, "
+        "clusters, tube, spans, noise",
+    )
     rounding: Rounding = Field(
         "keep", description="of n tokens, keep: int(n * (1 - mask_ratio)) stay; mask: int(n * mask_ratio) are hidden"
     )
@@ -65,7 +69,8 @@ def _check(options: Masking, name: str, tokens: Tokens) -> None:
     """Whether the ratio keeps and hides something of a whole grid. Packed rows are of any length: each keeps a token."""
     n, ratio = options.mask.choices(tokens, name), options.mask_ratio
     share, what, mend = (1 - ratio, "keeps", "lower it") if options.rounding == "keep" else (ratio, "hides", "raise it")
-    if n and n * share < 1 - 1e-9:  # 10 * (1 - 0.9) is a little below 1
+    # a batch of which nothing could be read has a grid of one token; 10 * (1 - 0.9) is a little below 1
+    if (n > 1 or tokens.whole) and n * share < 1 - 1e-9:
         raise RequestError(
             f"method.mask_ratio: {ratio} with rounding {options.rounding} {what} none of {n}, among which the mask "
             f"{options.mask.name} chooses for the input {name!r}; {mend}, or make encoder.patch smaller"

@@ -32,8 +32,8 @@ class VideoMAE2(MAE):
 
     Deviations: tokens that the cells take but the encoder sees are not decoded, where the authors decode them and leave
     them out of the loss; a target is normalised over all channels of a patch, as MAE's, and theirs for each channel by
-    itself; each item begins its cells at a phase of its own, as theirs; grids of odd size cut cells, where their code
-    stops. Their repeated masks of one decoded clip and the fine-tuning after it are left to the recipe.
+    itself; grids of odd size cut cells, where their code stops; the decoder is MAE's, 128 wide and 2 deep by default
+    (paper: 4 deep). Their several masks of one decoded clip are not here, nor the supervised stage after pretraining.
     """
 
     class Options(MAE.Options):

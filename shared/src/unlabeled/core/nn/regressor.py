@@ -1,7 +1,7 @@
 """What stands behind the encoder of CAE (Chen et al. 2022, Context Autoencoder, section 3.1): regressor and decoder.
 
-They stand beside their only method so that they can be tested alone. Any method that must not let hidden places write into
-the visible ones may take the regressor, and any that reads something off predicted latents the decoder.
+The file stands alone so that both are tested by themselves: a method that must not let hidden places write into the
+visible ones may take the regressor, and one that reads something off predicted latents the decoder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Histograms of oriented gradients on the device (Dalal and Triggs 2005; Wei et al. 2022, MaskFeat, section 3.2).
 
-Alone because it is a target of MaskFeat and a feature of images of its own, equal to scikit-image's.
+It stands alone because it is a feature of images of its own, equal to scikit-image's, and not MaskFeat's alone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Boxes inside an item, and what is in them drawn on the item's own grid: the crops of CropMAE, and of any method that
-makes its views itself (random resized crops, Szegedy et al. 2015).
+"""Boxes inside an item, and what is in them drawn on the item's own grid: random resized crops (Szegedy et al. 2015).
+
+It stands alone because any method that makes its views itself, and any recipe's view, may take it beside CropMAE.
 
 A box is (low, size), each (B, d): where it begins and how long it is along each axis, as shares of the item's extent
 (see `extent`), so that padding moves no box.

@@ -1,4 +1,7 @@
-"""Pairs of frames of a clip, whose first axis is time (Gupta et al. 2023, SiamMAE, section 3)."""
+"""Pairs of frames of a clip, whose first axis is time (Gupta et al. 2023, SiamMAE, section 3).
+
+It stands alone because any method of video that compares two moments of a clip may take it, and to be tested by itself.
+"""
 
 from __future__ import annotations
 
