@@ -207,14 +207,17 @@ def test_the_teachers_features_are_coded_and_it_stands_still():
 def test_without_its_teacher_the_first_step_says_so():
     m = super(TestBEiTTaught, TestBEiTTaught).method().double()
     cut = m.on_batch(TestBEiT.batch(), CTX)
-    with pytest.raises(RequestError, match=r"there is no teacher; name its bundle in method\.teacher"):
+    with pytest.raises(RequestError, match=r"there is no teacher; name its weights in method\.teacher"):
         m.step(cut, CTX)
 
 
 def test_a_teacher_with_other_patches_is_refused():
     m = TestBEiTTaught.method()
-    for other in (teacher(m, patch={"x": (2, 8)}), ConvNet(m.encoder.specs, ConvNet.Options())):
-        with pytest.raises(Incompatible, match=r"encoder\.patch of the teacher's bundle"):
+    for other, why in (
+        (teacher(m, patch={"x": (2, 8)}), r"patches are .* give the recipe the encoder\.patch of the teacher"),
+        (ConvNet(m.encoder.specs, ConvNet.Options()), "it is a ConvNet and has no tokens"),
+    ):
+        with pytest.raises(Incompatible, match=why):
             m.take_teacher(other)
 
 

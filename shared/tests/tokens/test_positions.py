@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unlabeled.core.tokens.patches import grid_coords
-from unlabeled.core.tokens.positions import in_patches, interpolate, sincos
+from unlabeled.core.tokens.positions import in_patches, interpolate, rotary, rotate, sincos
 
 
 def one_axis(width, position):
@@ -55,3 +55,37 @@ def test_table_is_linear_between_and_constant_outside():
     torch.testing.assert_close(interpolate(table, inside)[0, :, 0], 2 * inside[0, :, 0] - 3 * inside[0, :, 1])
     # (-1, 9) is clamped to (0, 4)
     assert interpolate(table, torch.tensor([[[-1.0, 9.0]]]))[0, 0, 0] == -12
+
+
+def test_a_turn_is_the_product_with_a_complex_number():
+    # RoFormer, eq. 34: the pair (x_i, x_{i + w/2}) times exp(1j * position * 100^(-i/n)); for two axes n = 12 / 4 = 3
+    position = torch.tensor([[[0.0, 0.0], [1.0, 2.5]]], dtype=torch.float64)
+    x = torch.randn(1, 2, 2, 12, dtype=torch.float64)
+    out = rotate(x, rotary(position, 12))
+    assert torch.equal(out[:, :, 0], x[:, :, 0])
+    frequency = 100.0 ** -(np.arange(3) / 3)
+    angle = np.concatenate([1.0 * frequency, 2.5 * frequency])
+    pairs = x[0, :, 1].numpy()
+    expected = (pairs[:, :6] + 1j * pairs[:, 6:]) * np.exp(1j * angle)
+    np.testing.assert_allclose(out[0, :, 1], np.concatenate([expected.real, expected.imag], 1), atol=1e-12)
+
+
+def test_pairs_that_no_axis_takes_stay():
+    # 10 channels are 5 pairs: two axes take 2 each, and one is left
+    position = torch.tensor([[[3.0, 4.0]]], dtype=torch.float64)
+    x = torch.randn(1, 1, 1, 10, dtype=torch.float64)
+    out = rotate(x, rotary(position, 10))
+    assert torch.equal(out[..., [4, 9]], x[..., [4, 9]])
+    assert (out - x)[..., [0, 1, 2, 3, 5, 6, 7, 8]].abs().min() > 1e-3
+    torch.testing.assert_close(out.norm(), x.norm())
+
+
+def test_turned_products_depend_on_differences_of_positions():
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+
+    def product(a, b):
+        return (rotate(q, rotary(torch.tensor([[[a]]]).double(), 8)) * rotate(k, rotary(torch.tensor([[[b]]]).double(), 8))).sum()
+
+    torch.testing.assert_close(product(3.0, 5.0), product(103.0, 105.0), rtol=0, atol=1e-12)
+    assert (product(3.0, 5.0) - product(5.0, 3.0)).abs() > 1e-3
+    assert rotary(torch.zeros(1, 1, 1, dtype=torch.float16), 4)[0].dtype == torch.float32
