@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from unlabeled.core.bundle import load_bundle, read_bundle, save_bundle
 from unlabeled.core.contracts import Incompatible, RequestError, UnlabeledError
+from unlabeled.core.contracts.batch import Dense
 from unlabeled.core.contracts.recipe import Data, Named, Recipe, Trainer
 from unlabeled.core.files import sha256
 from unlabeled.core.testing.bundles import made, make_bundle, spec
@@ -64,6 +65,27 @@ def test_the_encoder_as_built_is_kept(tmp_path: Path) -> None:
     about = read_bundle(path).about
     assert about["encoder"]["position_scale"] == {"scan": [4.0]} and about["encoder"]["mlp_ratio"] == 4.0
     assert about["start"] == {"start": "random"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"positions": "rope", "cls": True},
+        {"positions": "none"},
+        {"causal": [1], "positions": "rope"},
+        {"causal": [4]},
+        {"patch": [1], "vocabulary": [7, 5]},
+        {"patch": {"scan": [1]}, "vocabulary": {"scan": [7, 5]}, "causal": [2]},
+    ],
+)
+def test_every_kind_of_token_encoder_comes_back(tmp_path: Path, options) -> None:
+    encoder = made("tokens", {"scan": spec(1)}, **{"width": 24, "heads": 2, "depth": 1, "patch": [8], **options})
+    again = load_bundle(make_bundle(tmp_path / "bundle", encoder))
+    assert again.options == encoder.options and again.named == encoder.named
+    values = torch.randint(0, 7, (2, 2, 40), generator=torch.Generator().manual_seed(0)).float()
+    x = Dense(values, torch.ones(2, 1, 40, dtype=torch.bool), torch.full((2, 1), 0.5))
+    with torch.no_grad():
+        assert torch.equal(again({"scan": x}).tokens, encoder({"scan": x}).tokens)
 
 
 def cut(bundle: Path) -> None:

@@ -284,6 +284,51 @@ def test_what_a_format_cannot_hold_is_refused(name, specs, options, to, says, tm
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
+KINDS = {
+    "rope": {"positions": "rope", "causal": [2, 1], "cls": True},
+    "none": {"positions": "none"},
+    "ids": {"patch": [1, 1], "vocabulary": [7, 5, 3], "causal": [1, 1]},
+}
+
+
+@pytest.mark.parametrize("to", ["hf", "timm"])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"positions": "rope"}, "encoder.positions: rope"),
+        ({"positions": "none"}, "encoder.positions: none"),
+        ({"causal": [1, 1]}, "encoder.causal"),
+        ({"vocabulary": [7, 5, 3], "patch": [1, 1]}, "encoder.vocabulary"),
+    ],
+)
+def test_formats_that_know_no_such_encoder_say_so(to: str, options, says: str, tmp_path: Path) -> None:
+    given = {**PLAIN_TOKENS, "patch": [8, 8], **options}
+    bundle = make_bundle(tmp_path / "bundle", made("tokens", images(), **given), window=(16.0, 16.0))
+    with pytest.raises(Incompatible, match=f"cannot express {says}") as error:
+        export(bundle, to, tmp_path / "out")
+    assert "\n" not in str(error.value) and "--to onnx or torch" in str(error.value)
+
+
+@pytest.mark.parametrize("to", ["torch", "onnx"])
+@pytest.mark.parametrize("kind", ["rope", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "ids"))])
+def test_formats_that_hold_every_encoder_do(to: str, kind: str, tmp_path: Path) -> None:
+    """On whole numbers, which are ids too, and on other grids than the one it was traced with."""
+    encoder = made("tokens", images(), **{**PLAIN_TOKENS, "patch": [4, 8], **KINDS[kind]})
+    export(make_bundle(tmp_path / "bundle", encoder), to, tmp_path / "out")
+    for rows, cells in ((2, (16, 16)), (3, (24, 32))):
+        values = torch.randint(0, 7, (rows, 3, *cells), generator=torch.Generator().manual_seed(3)).float()
+        if to == "torch":
+            pooled, tokens = torch.export.load(tmp_path / "out" / "encoder.pt2").module()(values)
+        else:
+            session = onnxruntime.InferenceSession(tmp_path / "out/encoder.onnx", providers=["CPUExecutionProvider"])
+            pooled, tokens = map(torch.from_numpy, session.run(["pooled", "tokens"], {"values": values.numpy()}))
+        whole = Dense(values, torch.ones_like(values[:, :1], dtype=torch.bool), torch.full((rows, 2), 0.5))
+        with torch.no_grad():
+            ours = encoder({"x": whole})
+        torch.testing.assert_close(pooled, ours.pooled, rtol=0, atol=1e-4)
+        torch.testing.assert_close(tokens, ours.tokens, rtol=0, atol=1e-4)
+
+
 def test_requests_that_make_no_sense(bundles: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
     images_of = make_bundle(tmp_path / "bundle", made("tokens", images(), **PLAIN_TOKENS, patch=[8, 8]))
     with pytest.raises(RequestError, match="did you mean 'onnx'"):
