@@ -30,7 +30,8 @@ from unlabeled.core.testing.ranks import function
 from unlabeled.core.testing.toys import lines
 from unlabeled.core.training.fit import fit
 
-pytestmark = pytest.mark.slow
+SECONDS = 12  # a contract, two processes that start and train; it takes 3 where nothing else runs
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one waits for all
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4
@@ -122,7 +123,7 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     ]
     try:
         for process in running:
-            process.wait(timeout=270)
+            process.wait(timeout=60 + SECONDS * len(names))
     except subprocess.TimeoutExpired:
         pass  # a method at which the ranks wait for each other leaves no answer, and so do those after it
     finally:

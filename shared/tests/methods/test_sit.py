@@ -3,8 +3,10 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 
+from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.testing.method import CTX, MethodContract
 
@@ -14,6 +16,10 @@ class TestSiT(MethodContract):
     shape = (16, 16)
     encoder = ("tokens", {"width": 16, "depth": 1, "heads": 2, "patch": (4, 4), "cls": True, "pool": "cls"})
     options = {"projector": (16, 8)}
+
+
+class TestSiTTurned(TestSiT):
+    options = {"projector": (16, 8), "rotation": 1.0}
 
 
 def given(**options):
@@ -48,6 +54,30 @@ def test_collapsed_the_contrast_is_the_logarithm_of_the_items():
     assert math.isclose(m.step(pair, CTX)["parts"]["contrast"].item(), 2 * 2 * 0.3 * mean, abs_tol=1e-9)
     m.options = m.options.model_copy(update={"same_record_negatives": True})
     assert math.isclose(m.step(pair, CTX)["parts"]["contrast"].item(), 2 * 2 * 0.3 * math.log(6), abs_tol=1e-9)
+
+
+def test_quarter_turns_are_told_of_square_items():
+    # an even head costs ln 4; item 1 has half of its grid and is oblong, 2 and 3 failed: 0 and 4 to 7 are asked
+    m, pair = given(rotation=0.5)
+    torch.nn.init.zeros_(m.rotation.weight), torch.nn.init.zeros_(m.rotation.bias)
+    out = m.step(pair, CTX)
+    assert math.isclose(out["parts"]["rotation"].item(), math.log(4), abs_tol=1e-12)
+    torch.testing.assert_close(out["loss"], out["parts"]["l1_x"] + out["parts"]["contrast"] + 0.5 * math.log(4))
+    assert pair[0].able.tolist() == [True, False, False, False, True, True, True, True]
+    # a head that knows the turns of the asked items pays nothing, whatever it says of the others
+    with torch.no_grad():
+        m.rotation.forward = lambda pooled: 50 * torch.nn.functional.one_hot(told.pop(0), 4).double()
+    told = [pair[0].turns, pair[1].turns]
+    assert m.step(pair, CTX)["parts"]["rotation"] < 1e-12
+
+
+def test_only_one_image_can_be_turned():
+    class Signal(TestSiT):
+        shape = (24,)
+        encoder = ("tokens", {"width": 16, "depth": 1, "heads": 2, "patch": (4,)})
+
+    with pytest.raises(RequestError, match=r"method\.rotation: only one image"):
+        Signal.method(rotation=1.0)
 
 
 def test_the_teacher_sees_whole_views_and_learns_nothing_by_gradient():
