@@ -72,7 +72,10 @@ def label_draws(labels: Ids, pool: Ids, per_class: int, draws: int, seed: int) -
 
 
 class Digits:
-    """The given images as items; what a loader and `embed` draw from. Values are grey levels over `scale`, so paper is 0."""
+    """The given images as items; what a loader and `embed` draw from. Values are grey levels over `scale`, so paper is 0.
+
+    With a scale of 1 they are whole numbers from 0 to 16, which an encoder with a vocabulary takes as ids.
+    """
 
     def __init__(self, images: Ids, scale: float) -> None:
         self.record, self.scale = images, scale

@@ -33,8 +33,9 @@ PIXELS, RANDOM, PEER = "pixels", "random", "lightly"
 
 
 def starts(budget: Budget, methods: list[str], peer: bool) -> list[str]:
-    """The baselines, then the methods, then the peer's runs of them."""
-    random = [f"{RANDOM} {name}" for name in budget.families]
+    """The baselines of these methods, then they, then the peer's runs of them."""
+    asked = {budget.methods[m].encoder for m in methods}
+    random = [f"{RANDOM} {name}" for name in budget.families if name in asked]
     return [PIXELS, *random, *methods, *(f"{PEER} {m}" for m in budget.peers if peer and m in methods)]
 
 
@@ -88,11 +89,13 @@ def _features(budget: Budget, start: str, seed: int, part: digits.Split) -> tupl
     if start == PIXELS:
         return (load_digits().data / digits.WHITE).astype(np.float32), None
     torch.set_num_threads(1)
-    scale = digits.scale_of(part.pool)
     kind, _, name = start.rpartition(" ")
+    family = budget.families[name if kind == RANDOM else budget.methods[name].encoder].encoder
+    # ids are the grey levels as they are
+    scale = 1.0 if "vocabulary" in family else digits.scale_of(part.pool)
     loss: float | None = None
     if kind == RANDOM:
-        options = {"name": name, **budget.families[name].encoder}
+        options = {"name": name, **family}
         encoder: Any = make_encoder(options.pop("name"), options, digits.DOMAIN, digits.SPECS, seed)
     elif kind == PEER:
         recipe = budget.recipe(name, seed)

@@ -115,7 +115,7 @@ def test_an_untrained_model_costs_about_as_much():
 
 def test_the_loss_is_that_of_the_formula():
     m, spoiled = given(tied=False)
-    features, logits = m._named(spoiled)
+    _, logits = m._named(spoiled)
     total, count = torch.zeros(2, dtype=torch.float64), 0
     for b in range(8):
         for slot in range(spoiled.masks["x"].hide.shape[1]):
@@ -243,5 +243,7 @@ def test_encoders_without_ids_are_refused():
     with pytest.raises(RequestError, match="method masked_tokens: needs a token encoder, got ConvNet"):
         MaskedTokens(ConvNet({"x": BYTES}, ConvNet.Options()), {"x": BYTES}, MaskedTokens.Options())
     plain = TokenEncoder({"x": BYTES}, TokenEncoder.Options(width=16, depth=1, heads=2, patch=(1,)))
-    with pytest.raises(RequestError, match="method masked_tokens: needs an input that holds ids; set encoder.vocabulary"):
+    with pytest.raises(
+        RequestError, match=r"method masked_tokens: needs an input that holds ids; set encoder\.vocabulary"
+    ):
         MaskedTokens(plain, {"x": BYTES}, MaskedTokens.Options())

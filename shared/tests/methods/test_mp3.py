@@ -168,14 +168,16 @@ def test_it_learns():
 def test_an_encoder_that_knows_the_places_is_refused(options):
     spec = TestMP3.source().specs
     encoder = TokenEncoder(spec, TokenEncoder.Options(**ENCODER | options))
-    with pytest.raises(RequestError, match="method mp3: .* set encoder.positions: none, and no encoder.causal"):
+    with pytest.raises(RequestError, match=r"method mp3: .* set encoder\.positions: none, and no encoder\.causal"):
         MP3(encoder, spec, MP3.Options(places=(4, 4)))
 
 
 @pytest.mark.parametrize("places", [(4,), (4, 0), {"y": (4, 4)}])
 def test_places_that_do_not_fit_are_refused(places):
     spec = TestMP3.source().specs
-    with pytest.raises(RequestError, match=r"method\.places: the input 'x' has the axes y, x and needs 2 positive numbers"):
+    with pytest.raises(
+        RequestError, match=r"method\.places: the input 'x' has the axes y, x and needs 2 positive numbers"
+    ):
         MP3(TokenEncoder(spec, TokenEncoder.Options(**ENCODER)), spec, MP3.Options(places=places))
 
 

@@ -144,9 +144,7 @@ def test_every_kind_of_position_reaches_the_generator(options):
     t = dealt.tokens["x"]
     order = torch.randperm(24).expand(8, -1)
     moved = replace(dealt, tokens={"x": replace(t, coords=t.coords.take_along_dim(order[..., None], 1))})
-    same = all(
-        torch.allclose(a, b) for a, b in zip(m._named(dealt)[1]["x"], m._named(moved)[1]["x"], strict=True)
-    )
+    same = all(torch.allclose(a, b) for a, b in zip(m._named(dealt)[1]["x"], m._named(moved)[1]["x"], strict=True))
     assert same == (options["positions"] == "none")
     m.step(dealt, CTX)["loss"].backward()
     assert all(p.grad is not None for p in m.parameters())

@@ -332,7 +332,9 @@ def test_keys_are_attended_to_and_all_tokens_ask():
     torch.testing.assert_close(out.pooled, out.tokens.mean(1), rtol=0, atol=1e-12)
     torch.testing.assert_close(out.cls, alone.cls, rtol=0, atol=1e-12)
     # and all tokens as keys are the default
-    torch.testing.assert_close(enc.encode({"x": tokens}, keys=torch.ones_like(keys)).tokens, enc.encode({"x": tokens}).tokens)
+    torch.testing.assert_close(
+        enc.encode({"x": tokens}, keys=torch.ones_like(keys)).tokens, enc.encode({"x": tokens}).tokens
+    )
 
 
 def test_the_class_token_is_a_feature():

@@ -26,7 +26,9 @@ def test_logits_are_products_with_a_table_by_channel(tied):
     first, second = head(x, embedding)
     assert first.shape == (3, 4, 7) and second.shape == (3, 4, 5)
     table = embedding.table if tied else head.table
-    hidden = torch.nn.functional.layer_norm(torch.nn.functional.gelu(head.transform[0](x)), (16,)) * head.transform[2].weight
+    hidden = (
+        torch.nn.functional.layer_norm(torch.nn.functional.gelu(head.transform[0](x)), (16,)) * head.transform[2].weight
+    )
     torch.testing.assert_close(second, hidden @ table[7:].T + head.bias[7:], rtol=0, atol=1e-12)
     assert (table.grad is None) and (head.table is None) == tied
 

@@ -84,7 +84,9 @@ def test_turned_products_depend_on_differences_of_positions():
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
 
     def product(a, b):
-        return (rotate(q, rotary(torch.tensor([[[a]]]).double(), 8)) * rotate(k, rotary(torch.tensor([[[b]]]).double(), 8))).sum()
+        return (
+            rotate(q, rotary(torch.tensor([[[a]]]).double(), 8)) * rotate(k, rotary(torch.tensor([[[b]]]).double(), 8))
+        ).sum()
 
     torch.testing.assert_close(product(3.0, 5.0), product(103.0, 105.0), rtol=0, atol=1e-12)
     assert (product(3.0, 5.0) - product(5.0, 3.0)).abs() > 1e-3

@@ -74,7 +74,9 @@ class MaskedTokens(Method):
         super().__init__(encoder, specs, options, views)
         self.sizes = {name: sizes for name, sizes in encoder.vocabulary.items() if sizes}
         if not self.sizes:
-            raise RequestError(f"method {self.name}: needs an input that holds ids; set encoder.vocabulary to their numbers")
+            raise RequestError(
+                f"method {self.name}: needs an input that holds ids; set encoder.vocabulary to their numbers"
+            )
         self.mask_token = nn.Parameter(torch.randn(encoder.token_width) * 0.02)
         self.heads = self._heads(encoder.token_width)
 

@@ -69,7 +69,10 @@ class ReplacedTokens(MaskedTokens):
         self.narrow = nn.Linear(width, self.generator.token_width)
         self.heads = self._heads(self.generator.token_width)
         self.judges = nn.ModuleDict(
-            {n: nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, len(s))) for n, s in self.sizes.items()}
+            {
+                n: nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, len(s)))
+                for n, s in self.sizes.items()
+            }
         )
         xavier(self.narrow)
         xavier(self.judges)
@@ -79,7 +82,8 @@ class ReplacedTokens(MaskedTokens):
         noise = {n: draw.uniform(n, *spoiled.tokens[n].places, len(s)).flatten(1, -2) for n, s in self.sizes.items()}
         return Dealt(**vars(spoiled), noise=noise)
 
-    def step(self, batch: Dealt, ctx: Context) -> dict[str, Any]:
+    def step(self, batch: Spoiled, ctx: Context) -> dict[str, Any]:
+        assert isinstance(batch, Dealt)
         _, logits = self._named(batch)
         terms = self._naming(batch, logits)
         tokens, wrong = self._replaced(batch, logits)

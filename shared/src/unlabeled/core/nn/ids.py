@@ -53,7 +53,7 @@ class IdLogits(nn.Module):
 
     def forward(self, x: Tensor, embedding: IdEmbedding) -> tuple[Tensor, ...]:
         table = embedding.table if self.table is None else self.table
-        return F.linear(self.transform(x), table, self.bias).split(self.sizes, -1)
+        return torch.split(F.linear(self.transform(x), table, self.bias), list(self.sizes), -1)
 
 
 @torch.no_grad()

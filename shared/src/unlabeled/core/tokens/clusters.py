@@ -30,7 +30,8 @@ def clusters(position: Tensor, sizes: Sequence[int]) -> Tensor:
     """Number (B, L, d) int64, along each axis, of the cluster of `sizes` patches that each token lies in."""
     # on a grid a position is a whole number, half a patch off the edges; a packed token at a multiple of the scale lies
     # on one, and a thousandth keeps rounding from putting it before
-    return torch.stack([(x + 0.501) / size for x, size in zip(position.unbind(-1), sizes, strict=True)], -1).floor().long()
+    along = [(x + 0.501) / size for x, size in zip(position.unbind(-1), sizes, strict=True)]
+    return torch.stack(along, -1).floor().long()
 
 
 def attends(order: Tensor, valid: Tensor) -> Tensor:
