@@ -228,3 +228,10 @@ def test_two_ranks_equal_one(two_ranks, options):
         list(method({"x": IMAGE, "events": EVENTS}).parameters())
     )
     assert_same(two_ranks.run(f"{__file__}:task", options), alone, tolerance=1e-9)
+
+
+def test_ids_are_no_pixels():
+    ids = InputSpec(channels=("level",), units=("",), axes=("x",), unit="px", spacing=(1.0,))
+    encoder = TokenEncoder({"x": ids}, TokenEncoder.Options(width=16, depth=1, heads=2, patch=(1,), vocabulary=(7,)))
+    with pytest.raises(RequestError, match=r"method mae: predicts measured values, and the input 'x' holds ids"):
+        MAE(encoder, {"x": ids}, MAE.Options())

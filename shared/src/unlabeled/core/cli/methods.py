@@ -78,7 +78,7 @@ def options(cls: Any) -> dict[str, tuple[str, str]]:
 
 def _options(model: type[BaseModel], before: str) -> Iterable[tuple[str, tuple[str, str]]]:
     for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+        default = field.get_default(call_default_factory=True)
         help = field.description or ""
         if default is PydanticUndefined:
             yield f"{before}{name}", ("required", help)

@@ -55,7 +55,7 @@ class ARM(Method):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
     ) -> None:
-        encoder = token_encoder(encoder, "arm")
+        encoder = token_encoder(encoder, "arm", pixels=True)
         if not encoder.options.causal:
             raise RequestError(
                 "method arm: needs a causal encoder; set encoder.causal to the patches of a cluster along each axis, "

@@ -14,7 +14,6 @@ from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.losses.masked import masked_cross_entropy, masked_mse, normalised_patches
 from unlabeled.core.methods.base import Context, Views, unchanged, weighted
 from unlabeled.core.methods.mae import MAE, Masked
-from unlabeled.core.methods.masking import token_encoder
 from unlabeled.core.nn.base import Features
 from unlabeled.core.nn.predictor import Predictor
 from unlabeled.core.nn.regressor import LatentDecoder, Regressor
@@ -64,7 +63,7 @@ class CAE(MAE):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Any, views: Views = unchanged
     ) -> None:
-        super().__init__(token_encoder(encoder, "cae"), specs, options, views)
+        super().__init__(encoder, specs, options, views)
         width, outputs = self.encoder.token_width, self.encoder.patch_widths
         self.codebooks = nn.ModuleDict()
         if options.target == "codes":

@@ -13,7 +13,7 @@ from unlabeled.core.contracts import InputSpec, RequestError
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.methods.base import Context, Views, unchanged
 from unlabeled.core.methods.mae import MAE, Masked
-from unlabeled.core.methods.masking import draw_masks, token_encoder
+from unlabeled.core.methods.masking import draw_masks
 from unlabeled.core.nn.base import Features
 from unlabeled.core.nn.cross import CrossPredictor
 from unlabeled.core.tokens.masks import Mask
@@ -42,7 +42,7 @@ class CrossView(MAE):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Any, views: Views = unchanged
     ) -> None:
-        super().__init__(token_encoder(encoder, type(self).__name__.lower()), specs, options, views)
+        super().__init__(encoder, specs, options, views)
         head, axes = options.decoder.width // options.decoder.heads, max(spec.rank for spec in specs.values())
         if options.decoder.positions == "rope" and (head % 2 or head < 2 * axes):
             raise RequestError(

@@ -78,7 +78,7 @@ class GMML(Method):
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
     ) -> None:
         method = type(self).__name__.lower()
-        encoder = token_encoder(encoder, method)
+        encoder = token_encoder(encoder, method, pixels=True)
         super().__init__(encoder, specs, options, views)
         for name, spec in encoder.specs.items():
             if spec.layout != "dense" and options.other > 0:

@@ -53,7 +53,7 @@ class MAE(Method):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
     ) -> None:
-        encoder = token_encoder(encoder, "mae")
+        encoder = token_encoder(encoder, type(self).__name__.lower(), pixels=True)
         super().__init__(encoder, specs, options, views)
         self.predictor = self.make_predictor()
 

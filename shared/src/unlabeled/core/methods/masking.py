@@ -45,11 +45,15 @@ def drawn(encoder: TokenEncoder, batch: Batch, draw: Draw) -> Drawn:
     return Drawn(tokens, {n: draw.uniform(n, *t.places).flatten(1) for n, t in tokens.items()}, batch.weight)
 
 
-def token_encoder(encoder: nn.Module, method: str) -> TokenEncoder:
-    """`encoder` itself. Raises RequestError where it works on no tokens."""
+def token_encoder(encoder: nn.Module, method: str, pixels: bool = False) -> TokenEncoder:
+    """`encoder` itself. Raises RequestError where it works on no tokens, or on ids where `pixels` are predicted."""
     if not isinstance(encoder, TokenEncoder):
         raise RequestError(
             f"method {method}: needs a token encoder, got {type(encoder).__name__}; set encoder.name: tokens"
+        )
+    if pixels and (ids := [name for name, sizes in encoder.vocabulary.items() if sizes]):
+        raise RequestError(
+            f"method {method}: predicts measured values, and the input {ids[0]!r} holds ids; use masked_tokens"
         )
     return encoder
 

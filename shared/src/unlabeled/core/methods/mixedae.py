@@ -69,7 +69,7 @@ class MixedAE(Method):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
     ) -> None:
-        encoder = token_encoder(encoder, "mixedae")
+        encoder = token_encoder(encoder, "mixedae", pixels=True)
         for name, spec in encoder.specs.items():
             if spec.layout != "dense":
                 raise RequestError(

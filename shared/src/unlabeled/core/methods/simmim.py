@@ -59,7 +59,7 @@ class SimMIM(Method):
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged
     ) -> None:
-        encoder = token_encoder(encoder, type(self).__name__.lower())
+        encoder = token_encoder(encoder, type(self).__name__.lower(), pixels=True)
         super().__init__(encoder, specs, options, views)
         self.mask_token = nn.Parameter(torch.randn(encoder.token_width) * 0.02)
         self.heads = nn.ModuleDict({n: nn.Linear(encoder.token_width, p) for n, p in self.outputs().items()})
@@ -88,9 +88,7 @@ class SimMIM(Method):
         features = self.encoder.encode(batch.tokens, corrupt, watch=watch)
         parts = torch.split(features.tokens, [t.valid.shape[1] for t in batch.tokens.values()], 1)
         share = 1 / len(parts)
-        terms = {
-            f"{self.term}_{n}": (share, self._loss(n, x, batch)) for n, x in zip(batch.tokens, parts, strict=True)
-        }
+        terms = {f"{self.term}_{n}": (share, self._loss(n, x, batch)) for n, x in zip(batch.tokens, parts, strict=True)}
         return terms, features
 
     def _loss(self, name: str, features: Tensor, batch: Corrupted) -> Tensor:

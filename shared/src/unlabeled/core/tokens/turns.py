@@ -27,7 +27,7 @@ def turned(x: Dense, quarter: Tensor) -> tuple[Dense, Tensor]:
     height, width = x.values.shape[2:]
     i = torch.arange(height, device=quarter.device)[:, None] - top[:, None, None]
     j = torch.arange(width, device=quarter.device) - left[:, None, None]
-    i, j = torch.broadcast_tensors(i, j)
+    i, j = i + torch.zeros_like(j), j + torch.zeros_like(i)
     inside = (i >= 0) & (j >= 0) & (i <= last) & (j <= last) & able[:, None, None]
     row = torch.where(turns == 1, j, torch.where(turns == 2, last - i, torch.where(turns == 3, last - j, i)))
     column = torch.where(turns == 1, last - i, torch.where(turns == 2, last - j, torch.where(turns == 3, i, j)))
