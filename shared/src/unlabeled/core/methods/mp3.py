@@ -16,7 +16,8 @@ from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.losses.masked import masked_cross_entropy
 from unlabeled.core.methods.base import Context, Method, Views, unchanged, weighted
 from unlabeled.core.methods.masking import Masking, draw_masks, token_encoder
-from unlabeled.core.nn.encoder import Sizes, TokenEncoder
+from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.nn.fitting import Sizes
 from unlabeled.core.nn.transformer import xavier
 from unlabeled.core.tokens.clusters import clusters
 from unlabeled.core.tokens.tokens import Tokens

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from unlabeled.core.contracts import InputSpec, RequestError
+from unlabeled.core.contracts import InputSpec
 from unlabeled.core.contracts.batch import BatchInput, Dense
+from unlabeled.core.nn import fitting
 from unlabeled.core.nn.base import Encoder, Features
+from unlabeled.core.nn.fitting import Scale, Sizes
 from unlabeled.core.nn.ids import IdEmbedding
 from unlabeled.core.nn.pooling import max_pool, mean_pool
 from unlabeled.core.nn.transformer import Transformer, Turn, Watch, xavier
@@ -25,8 +27,6 @@ from unlabeled.core.tokens.patches import dense_tokens
 from unlabeled.core.tokens.positions import in_patches, interpolate, rotary, sincos
 from unlabeled.core.tokens.tokens import Tokens
 
-Sizes = tuple[int, ...]
-Scale = tuple[float, ...]
 # Changes the projected patches (B, L, D) of a named input, before they get their positions.
 Corrupt = Callable[[str, Tensor], Tensor]
 
@@ -73,14 +73,13 @@ class TokenEncoder(Encoder):
     def __init__(self, specs: Mapping[str, InputSpec], options: Options) -> None:
         width = options.width
         super().__init__(specs, 2 * width if options.pool == "mean_max" else width, width)
-        if options.pool == "cls" and not options.cls:
-            raise RequestError("encoder: pool is cls but there is no class token; set cls: true")
-        self.patch = {name: _patch(name, spec, options.patch) for name, spec in specs.items()}
-        self.scale = _scales(self.specs, self.patch, options.position_scale)
+        fitting.check(self.specs, options)
+        self.patch = {name: fitting.patch(name, spec, options.patch) for name, spec in specs.items()}
+        self.scale = fitting.scales(self.specs, self.patch, options.position_scale)
         # the scale in use is kept in the options, so that a bundle restores it whatever the default becomes
         self.options = options.model_copy(update={"position_scale": self.scale})
         self.patch_widths = {n: s.width * math.prod(self.patch[n]) for n, s in specs.items()}
-        self.vocabulary = {name: _vocabulary(name, spec, self.patch[name], options) for name, spec in specs.items()}
+        self.vocabulary = {n: fitting.vocabulary(n, s, self.patch[n], options.vocabulary) for n, s in specs.items()}
         self.project = nn.ModuleDict(
             {
                 n: IdEmbedding(self.vocabulary[n], width) if self.vocabulary[n] else nn.Linear(p, width)
@@ -92,34 +91,10 @@ class TokenEncoder(Encoder):
         self.table = self._table(options)
         self.transformer = Transformer(width, options.depth, options.heads, options.mlp_ratio)
         xavier(self)
-        self._check_rope()
-        self._check_causal()
-
-    def _check_rope(self) -> None:
-        head, axes = self.token_width // self.options.heads, max(spec.rank for spec in self.specs.values())
-        if self.options.positions == "rope" and (head % 2 or head < 2 * axes):
-            raise RequestError(
-                f"encoder.positions: rope turns pairs of channels, so {axes} axes need an even number of at least "
-                f"{2 * axes} channels a head, and a width of {self.token_width} with {self.options.heads} heads has {head}"
-            )
-
-    def _check_causal(self) -> None:
-        if (sizes := self.options.causal) and (
-            len(self.specs) > 1 or len(sizes) != self.input_spec.rank or min(sizes) < 1 or self.options.pool == "cls"
-        ):
-            raise RequestError(
-                f"encoder.causal: needs one input, {self.input_spec.rank} positive numbers for its axes "
-                f"({', '.join(self.input_spec.axes)}), and another pool than cls, got {list(sizes)}"
-            )
 
     def _table(self, options: Options) -> nn.Parameter | None:
         if options.positions != "learned":
             return None
-        for name, spec in self.specs.items():
-            if len(options.grid) != spec.rank:
-                raise RequestError(
-                    f"encoder.grid: learned positions of {name!r} need {spec.rank} numbers, got {options.grid}"
-                )
         return nn.Parameter(torch.randn(*options.grid, options.width) * 0.02)
 
     def tokenise(self, inputs: Mapping[str, BatchInput]) -> dict[str, Tokens]:
@@ -235,50 +210,3 @@ def _attended(weights: Tensor, valid: Tensor, own: int) -> Tensor:
     if own:
         return weights[:, 0]
     return torch.where(valid[..., None], weights, 0).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
-
-
-def _patch(name: str, spec: InputSpec, given: Sizes | dict[str, Sizes]) -> Sizes:
-    """The patch of one input; () for packed inputs, whose tokens are single."""
-    if spec.layout != "dense":
-        return ()
-    patch = given.get(name, ()) if isinstance(given, dict) else given
-    if len(patch) != spec.rank or any(p < 1 for p in patch):
-        raise RequestError(
-            f"encoder.patch: the input {name!r} has the axes {', '.join(spec.axes)} and needs {spec.rank} "
-            f"positive numbers, got {list(patch)}"
-        )
-    return patch
-
-
-def _vocabulary(name: str, spec: InputSpec, patch: Sizes, options: TokenEncoder.Options) -> Sizes:
-    """Sizes of the vocabularies of one input's channels; () where its channels are measured values."""
-    sizes = options.vocabulary.get(name, ()) if isinstance(options.vocabulary, dict) else options.vocabulary
-    if sizes and (len(sizes) != spec.width or min(sizes) < 1 or any(p > 1 for p in patch)):
-        raise RequestError(
-            f"encoder.vocabulary: the input {name!r} needs a positive number for each of its {spec.width} channels, and "
-            f"patches of one cell, got {list(sizes)} and patches of {list(patch) or [1]}"
-        )
-    return sizes
-
-
-def _scales(
-    specs: Mapping[str, InputSpec], patch: Mapping[str, Sizes], given: Scale | dict[str, Scale] | None
-) -> dict[str, Scale]:
-    """Size of a patch in physical units by input.
-
-    Inputs that share axes and unit share the scale of the first of them, so that equal places have equal positions.
-    """
-    first: dict[tuple[tuple[str, ...], str], Scale] = {}
-    out = {}
-    for name, spec in specs.items():
-        ones = (1.0,) * spec.rank
-        size = tuple(p * s for p, s in zip(patch[name] or ones, spec.spacing or ones, strict=True))
-        scale = first.setdefault((spec.axes, spec.unit), size)
-        if given is not None:
-            scale = given.get(name, scale) if isinstance(given, dict) else given
-        if len(scale) != spec.rank or any(s <= 0 for s in scale):
-            raise RequestError(
-                f"encoder.position_scale: {name!r} needs {spec.rank} positive numbers, got {list(scale)}"
-            )
-        out[name] = tuple(float(s) for s in scale)
-    return out
