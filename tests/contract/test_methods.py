@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from unlabeled.core.cli.methods import PARTS, about, document, imported
-from unlabeled.core.contracts.domain import methods
+from unlabeled.core.cli.methods import PARTS, about, document, imported, ours
 
 ROOT = Path(__file__).parents[2]
-CARDS = [card for card in methods().values() if card.kind == "method"]
+CARDS = ours()
 CORE = ROOT / "shared/src/unlabeled/core"
 FILES = sorted([*CORE.glob("methods/*.py"), *ROOT.glob("packages/*/src/unlabeled/*/methods/*.py")])
 

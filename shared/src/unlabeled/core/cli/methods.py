@@ -101,11 +101,15 @@ def page(found: About) -> str:
     return "\n".join([*lines, f"class: {card.target}", f"test: {card.test}"])
 
 
+def ours() -> list[MethodCard]:
+    """The cards of the core's methods and of the packages', not those of third parties."""
+    return [card for card in methods().values() if card.kind == "method" and card.target.startswith("unlabeled.")]
+
+
 def document() -> str:
-    """All installed methods as a Markdown page: method, paper, parts, defaults, deviations."""
-    cards = [card for card in methods().values() if card.kind == "method"]
+    """Our installed methods as a Markdown page: method, paper, parts, defaults, deviations."""
     rows = ["| method | paper | parts | defaults | deviations |", "|---|---|---|---|---|"]
-    for one in map(about, cards):
+    for one in map(about, ours()):
         defaults = ", ".join(f"`{name}: {default}`" for name, (default, _) in one.options.items())
         cells = (f"`{one.card.name}`", one.card.paper, ", ".join(one.parts), defaults, one.deviations)
         rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
