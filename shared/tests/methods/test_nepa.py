@@ -172,3 +172,22 @@ def test_an_encoder_without_tokens_is_refused():
     spec = TestNEPA.source().specs
     with pytest.raises(RequestError, match="method nepa: needs a token encoder, got ConvNet"):
         NEPA(ConvNet(spec, ConvNet.Options()), spec, NEPA.Options())
+
+
+def test_a_blank_beginning_has_a_finite_gradient():
+    # without a position a blank patch was all zeros, and so was what its blocks made of it: the slope of a cosine there is
+    # endless; whole digits begin so
+    m = TestNEPA.method()
+    m.views = lambda batch, draw: batch
+    batch = TestNEPA.batch()
+    x = batch.inputs["x"]
+    blank = batch.with_inputs(x=replace(x, values=torch.zeros_like(x.values).float()))
+
+    def steepest():
+        m.zero_grad()
+        m.step(m.on_batch(blank, CTX), CTX)["loss"].backward()
+        return torch.stack([p.grad.norm() for p in m.parameters() if p.grad is not None]).max()
+
+    assert steepest() < 1e4
+    torch.nn.init.zeros_(m.encoder.project["x"].bias)
+    assert not steepest() < 1e9

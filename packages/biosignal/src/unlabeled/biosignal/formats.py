@@ -26,6 +26,10 @@ from numpy.typing import NDArray
 from unlabeled.biosignal.options import ReaderOptions
 from unlabeled.core.contracts import BadInput
 
+# Arrow would break off a read at Ctrl-C with an error of its own, and where a run has asked to end by itself, between two
+# steps, the file in hand would count as unreadable
+pa.enable_signal_handlers(False)
+
 TIME = ("time", "timestamp", "t")
 WORDS = ("recording", "subject", "side")  # columns of text, one value per recording
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -91,6 +91,11 @@ class TokenEncoder(Encoder):
         self.table = self._table(options)
         self.transformer = Transformer(width, options.depth, options.heads, options.mlp_ratio)
         xavier(self)
+        if options.positions in ("rope", "none"):
+            # nothing is added to a blank patch, and at a zero the slope of a layer norm is 1000 and that of a cosine endless
+            for part in self.project.values():
+                if isinstance(part, nn.Linear):
+                    nn.init.normal_(part.bias, std=0.02)
 
     def _table(self, options: Options) -> nn.Parameter | None:
         if options.positions != "learned":
