@@ -30,7 +30,7 @@ from unlabeled.core.testing.ranks import function
 from unlabeled.core.testing.toys import lines
 from unlabeled.core.training.fit import fit
 
-SECONDS = 12  # a contract, two processes that start and train; it takes 3 where nothing else runs
+SECONDS = 12  # a contract in two processes; it takes 1 where nothing else runs
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one waits for all
 
 ROOT = Path(__file__).parents[2]

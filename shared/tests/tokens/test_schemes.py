@@ -20,6 +20,7 @@ from unlabeled.core.tokens.patches import grid_coords
 from unlabeled.core.tokens.positions import in_patches
 from unlabeled.core.tokens.schemes import (
     KINDS,
+    Asked,
     Block,
     Boxes,
     Clusters,
@@ -60,7 +61,7 @@ def given(grid, rows, valid=None):
 
 def hidden(kind, grid, ratio, rows, rounding="keep", valid=None, epoch=0):
     """(rows, *grid) bool."""
-    mask = kind.draw(*given(grid, rows, valid), Draw(0, epoch, torch.arange(rows)), "x", ratio, rounding)
+    mask = kind.draw(Asked("x", *given(grid, rows, valid), Draw(0, epoch, torch.arange(rows)), ratio, rounding))
     out = torch.zeros(rows, math.prod(grid), dtype=torch.bool)
     return out.scatter(1, mask.hide, mask.hide_valid).reshape(rows, *grid)
 
@@ -102,7 +103,7 @@ def test_exact_counts(kind, rounding, grid):
     valid = scattered(grid)
     tokens, position = given(grid, len(valid), valid)
     for ratio in RATIOS:
-        mask = kind.draw(tokens, position, Draw(0, 0, torch.arange(len(valid))), "x", ratio, rounding)
+        mask = kind.draw(Asked("x", tokens, position, Draw(0, 0, torch.arange(len(valid))), ratio, rounding))
         assert mask.keep.shape[1] + mask.hide.shape[1] == math.prod(grid)
         # tubes and spans hide whole lines: of the lines with a valid token so many are kept
         lines = {"tube": lambda x: x.any(0), "spans": lambda x: x.reshape(len(x), -1).any(1)}.get(
@@ -184,7 +185,7 @@ def test_no_place_is_starved(kind, name):
 def test_nothing_waits_for_the_device(kind):
     tokens, position = given((3, 4, 5), 2)
     with NoWaiting():
-        kind.draw(tokens, position, Draw(0, 0, torch.arange(2)), "x", 0.5, "mask")
+        kind.draw(Asked("x", tokens, position, Draw(0, 0, torch.arange(2)), 0.5, "mask"))
 
 
 def edges(found):

@@ -14,7 +14,7 @@ from unlabeled.core.methods import base
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.streams import Draw
 from unlabeled.core.tokens.masks import Mask, Rounding
-from unlabeled.core.tokens.schemes import Random, Scheme
+from unlabeled.core.tokens.schemes import Asked, Random, Scheme
 from unlabeled.core.tokens.tokens import Tokens
 
 
@@ -63,8 +63,8 @@ def draw_masks(options: Masking, encoder: TokenEncoder, tokens: Mapping[str, Tok
     masks = {}
     for name, t in tokens.items():
         _check(options, name, t)
-        position = encoder.position(name, t.coords)
-        mask = options.mask.draw(t, position, draw, name, options.mask_ratio, options.rounding)
+        asked = Asked(name, t, encoder.position(name, t.coords), draw, options.mask_ratio, options.rounding)
+        mask = options.mask.draw(asked)
         masks[name] = replace(mask, whole=t.whole)
     return masks
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -23,16 +24,39 @@ from unlabeled.core.tokens.noise import Color, noise_mask, reach
 from unlabeled.core.tokens.tokens import Tokens
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Of what a mask is asked: the tokens of the input `name`, position (B, L, d) in patches, draws, ratio and rounding."""
+
+    name: str
+    tokens: Tokens
+    position: Tensor
+    draws: Draw
+    ratio: float
+    rounding: Rounding = "keep"
+
+    @property
+    def count(self) -> tuple[Tensor, float]:
+        """What every mask function takes first: validity (B, L) and ratio."""
+        return self.tokens.valid, self.ratio
+
+    def uniform(self, what: str, *shape: int) -> Tensor:
+        return self.draws.uniform(f"{self.name}/{what}", *shape)
+
+    @property
+    def noise(self) -> Tensor:
+        """A uniform number for every token, (B, L)."""
+        return self.draws.uniform(self.name, *self.tokens.places).flatten(1)
+
+
 class Kind(BaseModel):
     """Base of the schemes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        """A mask for each item of the input `name`; position (B, L, d) in patches.
+    def draw(self, of: Asked) -> Mask:
+        """A mask for each item.
 
         Raises RequestError where the tokens do not lie as the scheme needs it.
         """
@@ -57,21 +81,16 @@ class Kind(BaseModel):
 class Random(Kind):
     name: Literal["random"] = "random"
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        return random_mask(tokens.valid, ratio, draw.uniform(name, *tokens.places).flatten(1), rounding)
+    def draw(self, of: Asked) -> Mask:
+        return random_mask(*of.count, of.noise, of.rounding)
 
 
 class Block(Kind):
     name: Literal["block"] = Field("block", description="connected blocks of tokens")
     blocks: int = Field(1, ge=1, description="number of blocks, which may touch")
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        noise = draw.uniform(name, *tokens.places).flatten(1)
-        return block_mask(tokens.valid, ratio, noise, position, self.blocks, rounding)
+    def draw(self, of: Asked) -> Mask:
+        return block_mask(*of.count, of.noise, of.position, self.blocks, of.rounding)
 
 
 class InverseBlock(Kind):
@@ -91,12 +110,10 @@ class InverseBlock(Kind):
     def choices(self, tokens: Tokens, name: str) -> int:
         return math.prod(self._grid(tokens, name))
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        grid = self._grid(tokens, name)
-        noise = draw.uniform(name, 2, *grid).flatten(2)
-        return inverse_block_mask(tokens.valid, ratio, noise, grid, self.length, self.adjust, rounding)
+    def draw(self, of: Asked) -> Mask:
+        grid = self._grid(of.tokens, of.name)
+        noise = of.draws.uniform(of.name, 2, *grid).flatten(2)
+        return inverse_block_mask(*of.count, noise, grid, self.length, self.adjust, of.rounding)
 
 
 class Boxes(Kind):
@@ -104,25 +121,19 @@ class Boxes(Kind):
     least: int = Field(16, ge=1, description="fewest tokens of a rectangle, where so many are hidden")
     aspect: float = Field(0.3, gt=0, le=1, description="least ratio of its sides; the largest is the inverse")
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        boxes = draw.uniform(f"{name}/boxes", BOXES, 2 * position.shape[-1])
-        noise = draw.uniform(name, *tokens.places).flatten(1)
-        return boxes_mask(tokens.valid, ratio, position, boxes, noise, self.least, self.aspect, rounding)
+    def draw(self, of: Asked) -> Mask:
+        boxes = of.uniform("boxes", BOXES, 2 * of.position.shape[-1])
+        return boxes_mask(*of.count, of.position, boxes, of.noise, self.least, self.aspect, of.rounding)
 
 
 class Group(Kind):
     name: Literal["group"] = Field("group", description="many small rectangles, as GMML")
     size: float = Field(0.3, gt=0, le=1, description="longest side of a rectangle, as a share of the axis")
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        d = position.shape[-1]
-        boxes = draw.uniform(f"{name}/boxes", group_boxes(ratio, self.size, d), 2 * d)
-        noise = draw.uniform(name, *tokens.places).flatten(1)
-        return group_mask(tokens.valid, ratio, position, boxes, noise, self.size, rounding)
+    def draw(self, of: Asked) -> Mask:
+        d = of.position.shape[-1]
+        boxes = of.uniform("boxes", group_boxes(of.ratio, self.size, d), 2 * d)
+        return group_mask(*of.count, of.position, boxes, of.noise, self.size, of.rounding)
 
 
 class Clusters(Kind):
@@ -139,14 +150,10 @@ class Clusters(Kind):
     def choices(self, tokens: Tokens, name: str) -> int:
         return math.prod(self._grid(tokens, name))
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        grid = self._grid(tokens, name)
-        size = draw.uniform(f"{name}/size", 1)[:, 0]
-        time = draw.uniform(f"{name}/time", *[n + self.sizes[1] - 1 for n in grid])
-        noise = draw.uniform(name, *grid).flatten(1)
-        return cluster_mask(tokens.valid, ratio, size, time, noise, self.sizes, rounding)
+    def draw(self, of: Asked) -> Mask:
+        grid = self._grid(of.tokens, of.name)
+        size, time = of.uniform("size", 1)[:, 0], of.uniform("time", *[n + self.sizes[1] - 1 for n in grid])
+        return cluster_mask(*of.count, size, time, of.noise, self.sizes, of.rounding)
 
 
 class Tube(Kind):
@@ -155,11 +162,9 @@ class Tube(Kind):
     def choices(self, tokens: Tokens, name: str) -> int:
         return math.prod(self._grid(tokens, name, 2)[1:])
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        grid = self._grid(tokens, name, 2)
-        return tube_mask(tokens.valid, ratio, draw.uniform(name, *grid[1:]), grid, rounding)
+    def draw(self, of: Asked) -> Mask:
+        grid = self._grid(of.tokens, of.name, 2)
+        return tube_mask(*of.count, of.draws.uniform(of.name, *grid[1:]), grid, of.rounding)
 
 
 class Spans(Kind):
@@ -170,13 +175,10 @@ class Spans(Kind):
     def choices(self, tokens: Tokens, name: str) -> int:
         return self._grid(tokens, name, self.axis + 1)[self.axis]
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        grid = self._grid(tokens, name, self.axis + 1)
-        time = draw.uniform(f"{name}/time", grid[self.axis] + self.length - 1)
-        side = draw.uniform(f"{name}/side", 1)[:, 0]
-        return span_mask(tokens.valid, ratio, time, side, grid, self.axis, self.length, rounding)
+    def draw(self, of: Asked) -> Mask:
+        grid = self._grid(of.tokens, of.name, self.axis + 1)
+        time, side = of.uniform("time", grid[self.axis] + self.length - 1), of.uniform("side", 1)[:, 0]
+        return span_mask(*of.count, time, side, grid, self.axis, self.length, of.rounding)
 
 
 class FilteredNoise(Kind):
@@ -199,11 +201,9 @@ class FilteredNoise(Kind):
     def choices(self, tokens: Tokens, name: str) -> int:
         return math.prod(self._grid(tokens, name))
 
-    def draw(
-        self, tokens: Tokens, position: Tensor, draw: Draw, name: str, ratio: float, rounding: Rounding = "keep"
-    ) -> Mask:
-        wide = [n + 2 * reach(self.sigma) for n in self._grid(tokens, name)]
-        return noise_mask(tokens.valid, ratio, draw.normal(name, *wide), self.color, self.sigma, rounding)
+    def draw(self, of: Asked) -> Mask:
+        wide = [n + 2 * reach(self.sigma) for n in self._grid(of.tokens, of.name)]
+        return noise_mask(*of.count, of.draws.normal(of.name, *wide), self.color, self.sigma, of.rounding)
 
 
 KINDS: tuple[type[Kind], ...] = (Random, Block, Boxes, Group, InverseBlock, Clusters, Tube, Spans, FilteredNoise)
