@@ -477,9 +477,31 @@ def test_init_writes_a_recipe_that_runs(good: Path, tmp_path: Path, capsys: Any)
     )
 
 
+def test_init_writes_a_recipe_for_any_method(good: Path, tmp_path: Path, capsys: Any) -> None:
+    """From the shipped recipe of its family, with its options explained; what it still needs is said at once."""
+    to = tmp_path / "gmml.yaml"
+    assert call("init", good, "-o", to, "--method", "gmml") == 0
+    assert "\n  mask_ratio: 0.5  # share of the valid tokens that is corrupted\n" in to.read_text()
+    assert "\n    name: group  # many small rectangles, as GMML\n" in to.read_text()
+    quick = ["max_steps=2", "trainer.loop=plain", "trainer.tensorboard=false", "trainer.threads=1"]
+    assert call("pretrain", to, *quick, "-o", tmp_path / "run") == 0
+    for method, encoder, sentence in (
+        ("maskalign", "tokens", "does not run yet: method: teacher is missing"),
+        ("nepa", "tokens", "does not run yet: method nepa: predicts token by token; set encoder.causal to [1]"),
+        ("byol", "convnet", ""),
+    ):
+        capsys.readouterr()
+        assert call("init", good, "-o", tmp_path / f"{method}.yaml", "--method", method) == 0
+        said = capsys.readouterr().err
+        assert sentence in said and ("does not run yet" in said) == bool(sentence)
+        assert yaml.safe_load((tmp_path / f"{method}.yaml").read_text())["encoder"]["name"] == encoder
+    assert yaml.safe_load((tmp_path / "maskalign.yaml").read_text())["method"]["teacher"] is None
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
+        ("method.mask=spanz", "method: mask: 'spanz' is unknown, did you mean 'spans'?"),
         ("method.temprature=1", "'temprature' is unknown, did you mean 'temperature'?"),
         ("encoder.name=convent", "'convent' is unknown, did you mean 'convnet'?"),
         ("views=[{name: crop, second: 3}]", "second: 'second' is unknown, did you mean 'seconds'?"),

@@ -11,6 +11,7 @@ from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.methods.arm import ARM
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.learning import descent, stripes
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.tokens.clusters import before, cluster_order
 
@@ -147,17 +148,7 @@ def test_the_first_valid_cluster_is_not_predicted():
 def test_it_learns():
     # stripes along the height of a random phase: what comes next follows from what was seen
     m = method(decoder=DECODER | {"width": 32}).float()
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    x = torch.sin(torch.arange(16.0) * 1.1 + phase).expand(16, 2, 16, 16)
-    cut = m.on_batch(batch_of(x), CTX)
-    losses = []
-    for _ in range(80):
-        loss = m.step(cut, CTX)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, batch_of(stripes().inputs["x"].values), 80, redraw=False)
     assert losses[-1] < 0.3 * 31 / 32
 
 

@@ -8,17 +8,16 @@ import torch
 
 from unlabeled.core.build import seeded
 from unlabeled.core.contracts import Incompatible, InputSpec, RequestError
-from unlabeled.core.contracts.batch import Batch, Dense, Packed
 from unlabeled.core.losses.masked import normalised_patches
 from unlabeled.core.methods.beit import BEiT
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.targets.features import layer_normed
+from unlabeled.core.testing.events import EVENTS, with_events
+from unlabeled.core.testing.learning import descent, stripes
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 from unlabeled.core.tokens.tokens import Tokens
-
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 
 
 def teacher(like, **options):
@@ -222,12 +221,7 @@ def test_a_teacher_with_other_patches_is_refused():
 
 
 def two_inputs():
-    counts = torch.tensor([9, 5, 0, 2, 1, 0, 3, 4])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    g = torch.Generator().manual_seed(2)
-    n = int(offsets[-1])
-    values, coords = (torch.rand(n, 1, dtype=torch.float64, generator=g) for _ in range(2))
-    return TestBEiT.batch().with_inputs(events=Packed(values, torch.arange(n) != 3, coords, offsets))
+    return with_events(TestBEiT.batch(), [9, 5, 0, 2, 1, 0, 3, 4])
 
 
 def both(codebook):
@@ -264,20 +258,7 @@ def test_it_learns():
     torch.manual_seed(0)
     encoder = TokenEncoder(specs, TokenEncoder.Options(width=16, depth=2, heads=2, patch={"x": (4, 4)}))
     m = BEiT(encoder, specs, BEiT.Options(size=16))
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    x = torch.sin(torch.arange(16.0) * 1.1 + phase).expand(16, 2, 16, 16)
-    ids = torch.arange(16)
-    dense = Dense(x, torch.ones(16, 1, 16, 16, dtype=torch.bool), torch.ones(16, 2))
-    batch = Batch({"x": dense}, ids, ids, ids, torch.ones(16), {})
-    losses = []
-    for epoch in range(120):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, stripes(), 120)
     assert losses[0] > 2.5 and losses[-1] < 0.5 * losses[0]
 
 

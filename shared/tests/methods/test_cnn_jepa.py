@@ -10,6 +10,7 @@ from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.methods.cnn_jepa import CNNJEPA
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.learning import descent, stripes
 from unlabeled.core.testing.method import CTX, MethodContract
 
 NET = {"channels": (6, 8), "kernels": (5, 3), "strides": (2, 2)}
@@ -162,17 +163,7 @@ def test_the_teacher_follows(momentum, share):
 def test_it_learns():
     # stripes of a random phase and a teacher that stays: what its maps are in hidden sites follows from the others
     m = TestCNNJEPA.method(teacher={"momentum": 1.0}).float()
-    optimiser = torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-2)
-    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    x = torch.sin(torch.arange(16.0) * 1.1 + phase).expand(16, 2, 16, 16)
-    losses = []
-    for epoch in range(60):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch_of(x), ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, stripes(), 60)
     assert losses[-1] < 0.4 * losses[0]
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unlabeled.core.contracts import InputSpec, RequestError
+from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.batch import Dense
 from unlabeled.core.methods.base import unchanged
 from unlabeled.core.methods.cropmae import CropMAE
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import EVENTS
 from unlabeled.core.testing.method import CTX, Grids, MethodContract
 from unlabeled.core.tokens.masks import kept
 
@@ -110,7 +111,7 @@ def test_gradient_reaches_the_encoder_through_both_crops():
 
 
 def test_inputs_without_a_grid_are_refused():
-    specs = {"x": InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")}
+    specs = {"x": EVENTS}
     encoder = TokenEncoder(specs, TokenEncoder.Options(width=16, depth=1, heads=2))
     with pytest.raises(RequestError, match="method cropmae: the input 'x' has no grid to crop"):
         CropMAE(encoder, specs, CropMAE.Options())

@@ -13,6 +13,8 @@ from unlabeled.core.methods.data2vec2 import Data2Vec2
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.targets.features import contextual
+from unlabeled.core.testing.events import EVENTS
+from unlabeled.core.testing.learning import descent
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 
@@ -178,15 +180,7 @@ def test_it_learns():
     batch = TestData2Vec2.batch()
     x = batch.inputs["x"]
     batch = batch.with_inputs(x=replace(x, values=x.values.float(), spacing=x.spacing.float()))
-    optimiser = torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-2)
-    losses = []
-    for epoch in range(40):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, batch, 40)
     # the mean of a layer-normed target over channels costs 16 * 1 / 4 = 4
     assert 3 < losses[0] < 8 and sum(losses[-5:]) < 0.75 * sum(losses[:5])
 
@@ -218,10 +212,9 @@ def test_several_inputs_of_different_rank_on_two_ranks(two_ranks):
 
 def test_what_does_not_fit_is_refused():
     specs = TestData2Vec2.method().specs
-    events = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
     with pytest.raises(RequestError, match="method data2vec2: needs a token encoder, got ConvNet"):
         Data2Vec2(ConvNet(specs, ConvNet.Options()), specs, Data2Vec2.Options())
-    packed = TokenEncoder({"events": events}, TokenEncoder.Options(width=16, heads=2))
+    packed = TokenEncoder({"events": EVENTS}, TokenEncoder.Options(width=16, heads=2))
     with pytest.raises(RequestError, match="the input 'events' has no grid to convolve over; use ijepa or mae"):
         Data2Vec2(packed, packed.specs, Data2Vec2.Options())
     with pytest.raises(RequestError, match=r"method\.top is 3 but the encoder has 2 blocks"):

@@ -11,6 +11,7 @@ from unlabeled.core.contracts.batch import Dense
 from unlabeled.core.methods.decoder_denoising import DecoderDenoising
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.testing import toys
+from unlabeled.core.testing.learning import descent
 from unlabeled.core.testing.method import BATCH, CTX, FAILED, STEPS, MethodContract
 from unlabeled.core.training import checkpoint
 
@@ -144,19 +145,12 @@ def test_a_frozen_encoder_stays_as_it_was_and_the_decoder_learns(tmp_path):
 def test_it_learns_to_see_the_noise():
     # of a constant image with noise sigma, the noise is (x' - mean) / sigma: what the whole net learns to tell
     m = TestDecoderDenoising.method(sigma=1.0)
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
     batch = TestDecoderDenoising.batch()
     x = batch.inputs["x"]
     flat = Dense(torch.ones_like(x.values).float(), torch.ones_like(x.valid), x.spacing.float(), whole=True)
     m.views = lambda batch, draw: batch
     whole = replace(batch.with_inputs(x=flat), weight=torch.ones(BATCH))
-    for epoch in range(150):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(whole, ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss < 0.5
+    assert descent(m, whole, 150)[-1] < 0.5
 
 
 def test_an_encoder_without_a_decoder_is_refused():

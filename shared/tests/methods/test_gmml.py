@@ -6,14 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Batch, Dense
+from unlabeled.core.contracts import RequestError
 from unlabeled.core.methods.gmml import GMML
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import EVENTS
+from unlabeled.core.testing.learning import descent, stripes
 from unlabeled.core.testing.method import CTX, MethodContract
-
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 
 
 class TestGMML(MethodContract):
@@ -114,19 +113,7 @@ def test_it_learns():
     # stripes of a random phase, so that what is hidden follows from what is seen; their mean |sin| = 2 / pi is what a
     # guess of zeros costs
     m = TestGMML.method(noise=0, zeros=1, other=0)
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    values = torch.sin(torch.arange(16.0) * 1.1 + phase).repeat(1, 2, 16, 1)
-    ids = torch.arange(16)
-    x = Dense(values, torch.ones(16, 1, 16, 16, dtype=torch.bool), torch.ones(16, 2), whole=True)
-    batch, losses = Batch({"x": x}, ids, ids, ids, torch.ones(16), {}), []
-    for epoch in range(150):
-        ctx = replace(CTX, epoch=epoch, step=epoch)
-        loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, stripes(), 150)
     assert sum(losses[-10:]) / 10 < 0.8 * 2 / math.pi < losses[0]
 
 

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Packed
+from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import validated
 from unlabeled.core.methods.ijepa import IJEPA
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.targets.features import layer_normed
+from unlabeled.core.testing.events import EVENTS, with_events
+from unlabeled.core.testing.learning import descent
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 
 PREDICTOR = {"width": 16, "depth": 1, "heads": 2}
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 
 
 class TestIJEPA(MethodContract):
@@ -137,25 +137,12 @@ def test_it_learns():
     batch = TestIJEPA.batch()
     x = batch.inputs["x"]
     batch = batch.with_inputs(x=replace(x, values=x.values.float(), spacing=x.spacing.float()))
-    optimiser = torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-2)
-    losses = []
-    for epoch in range(40):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, batch, 40)
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
 def two_inputs():
-    counts = torch.tensor([9, 5, 0, 2, 12, 0, 8, 4])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    g = torch.Generator().manual_seed(2)
-    n = int(offsets[-1])
-    values, coords = (torch.rand(n, 1, dtype=torch.float64, generator=g) for _ in range(2))
-    return TestIJEPA.batch().with_inputs(events=Packed(values, torch.arange(n) != 3, coords, offsets))
+    return with_events(TestIJEPA.batch(), [9, 5, 0, 2, 12, 0, 8, 4])
 
 
 def both():

@@ -7,19 +7,20 @@ import pytest
 import torch
 
 from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Batch, Dense, Packed
+from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.methods.base import Context
 from unlabeled.core.methods.mae import MAE
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.nn.predictor import Predictor
+from unlabeled.core.testing.events import EVENTS, pack
+from unlabeled.core.testing.learning import descent, stripes
 from unlabeled.core.testing.method import MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 from unlabeled.core.testing.sync import NoWaiting
 
 CTX = Context(seed=0, step=3, epoch=1, max_steps=10)
 IMAGE = InputSpec(channels=("a", "b"), units=("", ""), axes=("height", "width"), unit="mm", spacing=(1.0, 2.0))
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 DECODER = {"width": 16, "depth": 1, "heads": 2}
 
 
@@ -148,17 +149,7 @@ def test_views_come_before_the_mask():
 def test_it_learns():
     # stripes of a random phase: what is hidden follows from what is seen, so the loss falls well below 31/32
     m = method().float()
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    x = torch.sin(torch.arange(16.0) * 1.1 + phase).expand(16, 2, 16, 16)
-    losses = []
-    for epoch in range(120):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch_of(x), ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, batch_of(stripes().inputs["x"].values), 120, ctx=CTX)
     assert losses[-1] < 0.5 * 31 / 32
 
 
@@ -193,15 +184,8 @@ def two_inputs():
     x = torch.randn(6, 2, 16, 16, dtype=torch.float64, generator=g)
     valid = torch.ones(6, 1, 16, 16, dtype=torch.bool)
     valid[0, :, :, 5:] = valid[2, :, 9:] = valid[5] = False
-    counts = torch.tensor([9, 5, 0, 2, 1, 0])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    n = int(offsets[-1])
-    events = Packed(
-        values=torch.randn(n, 1, dtype=torch.float64, generator=g),
-        valid=torch.arange(n) != 3,
-        coords=torch.rand(n, 1, dtype=torch.float64, generator=g),
-        offsets=offsets,
-    )
+    values = torch.randn(17, 1, dtype=torch.float64, generator=g)
+    events = pack(values, [9, 5, 0, 2, 1, 0], torch.rand(17, 1, dtype=torch.float64, generator=g))
     batch = batch_of(x, valid, torch.tensor([1.0, 1, 1, 1, 1, 0]))
     return batch.with_inputs(events=events)
 

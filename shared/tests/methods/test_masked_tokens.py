@@ -14,6 +14,8 @@ from unlabeled.core.methods.base import unchanged
 from unlabeled.core.methods.masked_tokens import MaskedTokens
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import pack
+from unlabeled.core.testing.learning import descent
 from unlabeled.core.testing.method import CTX, MethodContract, Words
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 from unlabeled.core.tokens.replace import replaced
@@ -174,14 +176,9 @@ def test_what_does_not_count_may_hold_anything():
 
 
 def packed():
-    counts = torch.tensor([9, 5, 0, 2, 1, 0, 30, 4])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    g = torch.Generator().manual_seed(2)
-    n = int(offsets[-1])
-    values = torch.randint(0, 256, (n, 2), generator=g).double()
-    at = torch.cat([torch.arange(int(k)) for k in counts])[:, None].double()
     ids = torch.arange(8)
-    x = Packed(values, torch.arange(n) != 3, at, offsets)
+    values = torch.randint(0, 256, (51, 2), generator=torch.Generator().manual_seed(2)).double()
+    x = pack(values, [9, 5, 0, 2, 1, 0, 30, 4])
     return Batch({"x": x}, ids, ids, ids, torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 0]), {})
 
 
@@ -214,18 +211,10 @@ def test_inputs_of_measured_values_are_context():
 def test_it_learns():
     # an item is one word again and again, so what is hidden follows from what is seen
     m = TestMaskedTokens.method(mask_ratio=0.3)
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
     word = torch.arange(8)[:, None].expand(8, 24)
     x = Dense(torch.stack([word % 7, word % 5], 1).float(), torch.ones(8, 1, 24, dtype=torch.bool), torch.ones(8, 1))
     batch = replace(TestMaskedTokens.batch().with_inputs(x=x), weight=torch.ones(8))
-    losses = []
-    for epoch in range(100):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, batch, 100)
     assert sum(losses[-10:]) / 10 < 0.1 * math.log(35)
 
 

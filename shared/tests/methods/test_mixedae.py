@@ -12,11 +12,11 @@ from unlabeled.core.losses.masked import masked_mse, normalised_patches
 from unlabeled.core.methods.mixedae import MixedAE
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import EVENTS
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 
 DECODER = {"width": 16, "depth": 1, "heads": 2}
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 
 
 class TestMixedAE(MethodContract):

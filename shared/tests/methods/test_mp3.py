@@ -6,17 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Packed
+from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import validated
 from unlabeled.core.methods.mp3 import MP3
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import EVENTS, pack
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 
 ENCODER = {"width": 16, "depth": 2, "heads": 2, "patch": (4, 4), "positions": "none"}
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 
 
 class TestMP3(MethodContract):
@@ -120,12 +119,8 @@ def both():
 
 
 def two_inputs():
-    counts = torch.tensor([9, 5, 0, 2, 1, 0, 3, 4])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    g, n = torch.Generator().manual_seed(2), int(offsets[-1])
-    at = torch.cat([torch.arange(int(k)) for k in counts])[:, None].double()
-    x = Packed(torch.randn(n, 1, dtype=torch.float64, generator=g), torch.arange(n) != 3, at, offsets)
-    return TestMP3.batch().with_inputs(events=x)
+    values = torch.randn(24, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return TestMP3.batch().with_inputs(events=pack(values, [9, 5, 0, 2, 1, 0, 3, 4]))
 
 
 def on_rank():

@@ -10,6 +10,7 @@ from unlabeled.core.contracts import RequestError
 from unlabeled.core.methods.mto import MTO
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.learning import stripes
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, step_and_gradients
 
@@ -148,10 +149,8 @@ def test_it_learns():
     # turn to each other
     m = TestMTO.method(mask_ratio=0.4).float()
     optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    phase = 6.28 * torch.rand(8, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     batch = TestMTO.batch()
-    x = torch.sin(torch.arange(16.0) * 1.1 + phase).expand(8, 2, 16, 16)
-    image = replace(batch.inputs["x"], values=x, valid=torch.ones_like(x[:, :1], dtype=torch.bool), whole=True)
+    image = replace(stripes(8).inputs["x"], spacing=batch.inputs["x"].spacing, whole=True)
     batch = replace(batch.with_inputs(x=image), weight=torch.ones(8))
     m.views = lambda batch, draw: batch
     found = []

@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Batch, Packed
+from unlabeled.core.contracts import RequestError
+from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.methods.nepa import NEPA
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import EVENTS, pack
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 
 CAUSAL = {"width": 16, "depth": 2, "heads": 2, "patch": (4, 4), "causal": (1, 1), "positions": "rope"}
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 
 
 class TestNEPA(MethodContract):
@@ -102,12 +102,10 @@ def test_an_item_with_a_hole_predicts_the_next_valid_one():
 
 
 def packed():
-    counts = torch.tensor([9, 5, 0, 2, 1, 0, 3, 4])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    g, n, ids = torch.Generator().manual_seed(2), int(offsets[-1]), torch.arange(8)
-    at = torch.cat([torch.arange(int(k)) for k in counts])[:, None].double()
-    at[1] = at[0]  # two events at the same time
-    x = Packed(torch.randn(n, 1, dtype=torch.float64, generator=g), torch.arange(n) != 3, at, offsets)
+    ids = torch.arange(8)
+    values = torch.randn(24, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x = pack(values, [9, 5, 0, 2, 1, 0, 3, 4])
+    x.coords[1] = x.coords[0]  # two events at the same time
     return Batch({"x": x}, ids, ids, ids, torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 0]), {})
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Batch, Packed
+from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.contracts.recipe import validated
 from unlabeled.core.losses.ids import detection
 from unlabeled.core.methods.base import unchanged
 from unlabeled.core.methods.replaced_tokens import ReplacedTokens
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import pack
 from unlabeled.core.testing.method import CTX, MethodContract, Words
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 
@@ -151,11 +152,9 @@ def test_every_kind_of_position_reaches_the_generator(options):
 
 
 def packed():
-    counts = torch.tensor([9, 5, 0, 2, 1, 0, 30, 4])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    g, n, ids = torch.Generator().manual_seed(2), int(offsets[-1]), torch.arange(8)
-    at = torch.cat([torch.arange(int(k)) for k in counts])[:, None].double()
-    x = Packed(torch.randint(0, 50, (n, 1), generator=g).double(), torch.arange(n) != 3, at, offsets)
+    ids = torch.arange(8)
+    values = torch.randint(0, 50, (51, 1), generator=torch.Generator().manual_seed(2)).double()
+    x = pack(values, [9, 5, 0, 2, 1, 0, 30, 4])
     return Batch({"x": x}, ids, ids, ids, torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 0]), {})
 
 

@@ -6,15 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Batch, Dense, Packed
+from unlabeled.core.contracts import RequestError
 from unlabeled.core.methods.selfie import Selfie
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import EVENTS, with_events
+from unlabeled.core.testing.learning import descent, stripes
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
-
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 
 
 class TestSelfie(MethodContract):
@@ -98,29 +97,12 @@ def test_the_content_chooses_with_the_place():
 def test_it_learns():
     # stripes of a random phase: which patch lies in which column follows from the visible ones; a guess costs ln 4
     m = TestSelfie.method()
-    optimiser = torch.optim.AdamW(m.parameters(), lr=5e-3)
-    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    values = torch.sin(torch.arange(16.0) * 1.1 + phase).repeat(1, 2, 16, 1)
-    ids = torch.arange(16)
-    x = Dense(values, torch.ones(16, 1, 16, 16, dtype=torch.bool), torch.ones(16, 2), whole=True)
-    batch, losses = Batch({"x": x}, ids, ids, ids, torch.ones(16), {}), []
-    for epoch in range(160):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, stripes(), 160, lr=5e-3)
     assert sum(losses[-20:]) / 20 < 0.75 * math.log(4)
 
 
 def two_inputs():
-    counts = torch.tensor([9, 5, 0, 2, 1, 0, 3, 4])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    g = torch.Generator().manual_seed(2)
-    n = int(offsets[-1])
-    values, coords = (torch.rand(n, 1, dtype=torch.float64, generator=g) for _ in range(2))
-    return TestSelfie.batch().with_inputs(events=Packed(values, torch.arange(n) != 3, coords, offsets))
+    return with_events(TestSelfie.batch(), [9, 5, 0, 2, 1, 0, 3, 4])
 
 
 def both():

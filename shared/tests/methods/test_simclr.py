@@ -13,6 +13,7 @@ from unlabeled.core.methods.base import Context
 from unlabeled.core.methods.simclr import SimCLR
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.learning import descent
 from unlabeled.core.testing.method import MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
 from unlabeled.core.testing.sync import NoWaiting
@@ -123,15 +124,7 @@ def test_bfloat16_agrees_with_single(kind):
 
 def test_it_learns():
     m = method()
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    losses = []
-    for epoch in range(40):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch(), ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, batch(), 40, ctx=CTX)
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 

@@ -5,15 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Packed
+from unlabeled.core.contracts import RequestError
 from unlabeled.core.methods.simmim import SimMIM
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.events import EVENTS, with_events
 from unlabeled.core.testing.method import CTX, MethodContract
 from unlabeled.core.testing.ranks import assert_same, share, step_and_gradients
-
-EVENTS = InputSpec(layout="packed", channels=("size",), units=("",), axes=("time",), unit="s")
 
 
 class TestSimMIM(MethodContract):
@@ -80,12 +78,7 @@ def test_the_token_stands_before_its_position():
 
 
 def two_inputs():
-    counts = torch.tensor([9, 5, 0, 2, 1, 0, 3, 4])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    g = torch.Generator().manual_seed(2)
-    n = int(offsets[-1])
-    values, coords = (torch.rand(n, 1, dtype=torch.float64, generator=g) for _ in range(2))
-    return TestSimMIM.batch().with_inputs(events=Packed(values, torch.arange(n) != 3, coords, offsets))
+    return with_events(TestSimMIM.batch(), [9, 5, 0, 2, 1, 0, 3, 4])
 
 
 def both():

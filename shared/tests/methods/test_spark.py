@@ -15,6 +15,7 @@ from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.nn.maps import Map
 from unlabeled.core.nn.unet_decoder import UNetDecoder
+from unlabeled.core.testing.learning import descent, stripes
 from unlabeled.core.testing.method import MethodContract
 
 CTX = Context(seed=0, step=3, epoch=1, max_steps=10)
@@ -199,17 +200,7 @@ def test_it_learns():
     torch.manual_seed(0)
     net = ConvNet({"x": SPEC}, ConvNet.Options(channels=(16, 16), kernels=(5, 5), strides=(2, 2)))
     m = SparK(net, {"x": SPEC}, SparK.Options(mask_ratio=0.4, decoder=UNetDecoder.Options(width=32)))
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    phase = 6.28 * torch.rand(16, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    x = torch.sin(torch.arange(16.0) * 1.1 + phase).expand(16, 2, 16, 16)
-    losses = []
-    for epoch in range(60):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch_of(x), ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, stripes(), 60, ctx=CTX)
     assert losses[-1] < 0.5 * 31 / 32
 
 

@@ -11,6 +11,7 @@ from unlabeled.core.methods.mae import MAE
 from unlabeled.core.methods.videomae2 import VideoMAE2
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
+from unlabeled.core.testing.learning import descent
 from unlabeled.core.testing.method import CTX, MethodContract
 
 DECODER = {"width": 18, "depth": 1, "heads": 2}
@@ -137,15 +138,7 @@ def test_it_learns():
     m, batch = made((4, 4, 4), 0.75)
     wave = torch.sin(torch.arange(3.0)[:, None, None, None] + torch.arange(4.0)[:, None, None]).expand(3, 4, 4, 4)
     batch = batch.with_inputs(x=replace(batch.inputs["x"], values=wave[:, None].double()))
-    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
-    losses = []
-    for epoch in range(60):
-        ctx = replace(CTX, epoch=epoch)
-        loss = m.step(m.on_batch(batch, ctx), ctx)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = descent(m, batch, 60)
     assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
 
 

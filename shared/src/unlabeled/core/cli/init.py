@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from unlabeled.core.contracts import Domain, RequestError, TooManyBad, load
+from unlabeled.core.contracts import Domain, MethodCard, RequestError, TooManyBad, load
+from unlabeled.core.contracts.domain import methods
 from unlabeled.core.contracts.recipe import Data, Recipe, dump, nearest, validated
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.items import cut
@@ -30,15 +31,16 @@ def templates(domain: Domain) -> dict[str, dict[str, Any]]:
 
 
 def write(domain: Domain, path: Path, to: Path, method: str, options: Mapping[str, Any]) -> Recipe:
-    """Fit the first shipped recipe of this method to the folder and write it, with every field and reader's option explained.
+    """Fit a shipped recipe to the folder and write it, with every field, reader's and method's option explained.
 
-    Raises RequestError where `to` exists, the method has no recipe, or the folder gives no item.
+    The recipe is the first one of this method, or else of a method of its family, with the defaults of this one.
+    Raises RequestError where `to` exists, there is no such method, or the folder gives no item.
     """
     free_file(to)
-    found = {t["method"]["name"]: t for t in reversed(templates(domain).values())}
-    if method not in found:
-        raise RequestError(f"--method: {nearest(method, list(found))}")
-    values = dict(found[method])
+    cards = {name: card for name, card in methods().items() if card.kind == "method"}
+    if method not in cards:
+        raise RequestError(f"--method: {nearest(method, list(cards))}")
+    values = dict(_template(domain, cards[method], cards))
     # the sample's own options and labels say nothing of the user's files
     values["data"] = {**values["data"], "path": str(path.resolve()), "options": dict(options)}
     values["study"] = {k: v for k, v in values.get("study", {}).items() if k not in ("labels", "folds")}
@@ -52,8 +54,29 @@ def write(domain: Domain, path: Path, to: Path, method: str, options: Mapping[st
     except RequestError as error:  # the recipe is still the place to mend it in
         log.warning("the recipe does not run yet: %s", error)
     read = validated(load(domain.options), data.options, "data.options")
-    write_atomic(to, dump(recipe, read).encode())
+    write_atomic(to, dump(recipe, read, load(cards[method].target).Options).encode())
+    _try(recipe, domain, corpus)
     return recipe
+
+
+def _template(domain: Domain, wanted: MethodCard, cards: Mapping[str, MethodCard]) -> dict[str, Any]:
+    """The first shipped recipe of the method, or the first of its family with the method put in place of that one's."""
+    shipped = list(templates(domain).values())
+    for values in shipped:
+        if values["method"]["name"] == wanted.name:
+            return values
+    alike = [v for v in shipped if cards[v["method"]["name"]].family == wanted.family] or shipped
+    return {**alike[0], "method": {"name": wanted.name}}
+
+
+def _try(recipe: Recipe, domain: Domain, corpus: Corpus) -> None:
+    """Say what keeps the method from this encoder, whose recipe was made for another method."""
+    from unlabeled.core.build import build_method
+
+    try:
+        build_method(recipe, domain, corpus.specs)
+    except RequestError as error:
+        log.warning("the recipe does not run yet: %s", error)
 
 
 def _opened(domain: Domain, data: Data) -> tuple[Corpus, Data]:

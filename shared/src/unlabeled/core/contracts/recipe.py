@@ -265,6 +265,8 @@ def validated(model: type[M], values: Mapping[str, Any], what: str) -> M:
                 lines.append(f"{place}: {nearest(str(last), _names_at(model, where))}")
             elif fault["type"] == "missing":
                 lines.append(f"{place} is missing")
+            elif fault["type"] == "value_error":  # our own words, which say what was given
+                lines.append(f"{place}: {fault['msg'].removeprefix('Value error, ')}")
             else:
                 lines.append(f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}")
         raise RequestError(f"{what}: {'; '.join(lines)}") from None
@@ -375,16 +377,34 @@ def _begun(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={**own(recipe), "stages": stages})
 
 
-def dump(recipe: Recipe, options: BaseModel | None = None) -> str:
+def dump(recipe: Recipe, options: BaseModel | None = None, method: type[BaseModel] | None = None) -> str:
     """The recipe as YAML, every field with its description as a comment.
 
     options  `data.options` as the domain's reader understands them, to be explained as well; none: as they stand in the recipe
+    method   the options of the recipe's method, likewise; one that has no default and is not given is null
     """
     if options is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"options": options})})
+    if method is not None:
+        recipe = recipe.model_copy(update={"method": _explained(recipe.method, method)})
     lines: list[str] = []
     _lines(recipe, 0, lines)
     return "\n".join(lines) + "\n"
+
+
+def _explained(given: Named, options: type[BaseModel]) -> BaseModel:
+    """The method's name and all of its options, with their descriptions."""
+    known = options.model_fields
+    if any(field.is_required() and name not in given.options for name, field in known.items()):
+        values = {
+            name: None if f.is_required() else f.get_default(call_default_factory=True) for name, f in known.items()
+        }
+        values |= given.options
+    else:
+        checked = validated(options, given.options, "method")
+        values = {name: getattr(checked, name) for name in known}
+    fields: dict[str, Any] = {name: (Any, Field(description=field.description)) for name, field in known.items()}
+    return create_model("Method", name=(str, ...), **fields).model_construct(name=given.name, **values)
 
 
 def _lines(model: BaseModel, depth: int, out: list[str]) -> None:

@@ -20,6 +20,7 @@ from unlabeled.core.methods.base import Context, Method, Views, unchanged, weigh
 from unlabeled.core.methods.views import crops
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.nn.heads import Projector
+from unlabeled.core.targets.codebooks.use import perplexity
 from unlabeled.core.targets.teacher import Teacher
 
 
@@ -133,6 +134,4 @@ def prototype_use(assigned: Tensor) -> Tensor:
 
     exp of the entropy of the mean assignment, over K.
     """
-    share = assigned / assigned.sum().clamp_min(torch.finfo(assigned.dtype).tiny)
-    entropy: Tensor = torch.special.entr(share).sum()
-    return entropy.exp() / len(share)
+    return perplexity(assigned) / len(assigned)
