@@ -485,6 +485,8 @@ def test_init_writes_a_recipe_for_any_method(good: Path, tmp_path: Path, capsys:
     assert "\n    name: group  # many small rectangles, as GMML\n" in to.read_text()
     quick = ["max_steps=2", "trainer.loop=plain", "trainer.tensorboard=false", "trainer.threads=1"]
     assert call("pretrain", to, *quick, "-o", tmp_path / "run") == 0
+    said = refused(capsys, 2, "pretrain", to, "method.mask=spanz", "-o", tmp_path / "other")
+    assert said == "error: method: mask: 'spanz' is unknown, did you mean 'spans'?"
     for method, encoder, sentence in (
         ("maskalign", "tokens", "does not run yet: method: teacher is missing"),
         ("nepa", "tokens", "does not run yet: method nepa: predicts token by token; set encoder.causal to [1]"),
@@ -501,7 +503,6 @@ def test_init_writes_a_recipe_for_any_method(good: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("method.mask=spanz", "method: mask: 'spanz' is unknown, did you mean 'spans'?"),
         ("method.temprature=1", "'temprature' is unknown, did you mean 'temperature'?"),
         ("encoder.name=convent", "'convent' is unknown, did you mean 'convnet'?"),
         ("views=[{name: crop, second: 3}]", "second: 'second' is unknown, did you mean 'seconds'?"),

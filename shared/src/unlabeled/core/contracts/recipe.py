@@ -404,7 +404,9 @@ def _explained(given: Named, options: type[BaseModel]) -> BaseModel:
         checked = validated(options, given.options, "method")
         values = {name: getattr(checked, name) for name in known}
     fields: dict[str, Any] = {name: (Any, Field(description=field.description)) for name, field in known.items()}
-    return create_model("Method", name=(str, ...), **fields).model_construct(name=given.name, **values)
+    model: Any = create_model("Method", name=(str, ...), **fields)
+    made: BaseModel = model.model_construct(name=given.name, **values)
+    return made
 
 
 def _lines(model: BaseModel, depth: int, out: list[str]) -> None:
