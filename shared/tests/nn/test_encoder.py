@@ -7,6 +7,7 @@ import torch
 
 from unlabeled.core.contracts import InputSpec, RequestError
 from unlabeled.core.contracts.batch import Dense, Packed
+from unlabeled.core.contracts.spec import Normaliser
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.streams import uniform
 from unlabeled.core.tokens.masks import random_mask
@@ -394,6 +395,7 @@ def test_ids_beside_measured_values():
         ({"causal": (1, 1)}, r"encoder\.causal: needs one input, 1 positive numbers .* \(width\)"),
         ({"causal": (0,)}, r"encoder\.causal: .* got \[0\]"),
         ({"causal": (1,), "cls": True, "pool": "cls"}, r"encoder\.causal: .* another pool than cls"),
+        ({"vocabulary": {"y": (7, 5)}, "patch": (1,)}, r"encoder\.vocabulary: 'y' is unknown, known: x"),
         ({"vocabulary": (7,), "patch": (1,)}, r"encoder\.vocabulary: the input 'x' .* each of its 2 channels"),
         ({"vocabulary": (7, 0), "patch": (1,)}, r"encoder\.vocabulary: .* got \[7, 0\] and patches of \[1\]"),
         ({"vocabulary": (7, 5)}, r"encoder\.vocabulary: .* patches of one cell, got \[7, 5\] and patches of \[4\]"),
@@ -410,3 +412,9 @@ def test_new_options_that_do_not_fit_are_refused(options, message):
 def test_several_inputs_have_no_causal_order():
     with pytest.raises(RequestError, match=r"encoder\.causal: needs one input"):
         encoder({"a": spec(1), "b": spec(1)}, patch=(4,), causal=(1,))
+
+
+def test_ids_that_would_be_normalised_are_refused():
+    normalised = spec(1, channels=1).model_copy(update={"normaliser": Normaliser(method="standard")})
+    with pytest.raises(RequestError, match=r"the ids of 'x' would be normalised \(standard\).* data\.normaliser: none"):
+        encoder({"x": normalised}, patch=(1,), vocabulary=(7,))

@@ -51,3 +51,8 @@ def test_samples_are_the_inverse_of_the_distribution():
     assert drawn.tolist() == [0, 0, 2, 2, 3, 3] and not drawn.requires_grad
     # whatever a row holds that does not count, there is an id
     assert 0 <= int(sample(torch.full((1, 4), torch.nan), noise[:1])) < 4
+
+
+def test_no_number_is_no_wild_row():
+    x = torch.tensor([[[torch.nan], [torch.inf], [-torch.inf]]])
+    assert whole_numbers(x, (5,)).flatten().tolist() == [0, 4, 0]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from unlabeled.core.contracts import MethodCard, load
 from unlabeled.core.contracts.domain import methods
@@ -78,9 +77,9 @@ def options(cls: Any) -> dict[str, tuple[str, str]]:
 
 def _options(model: type[BaseModel], before: str) -> Iterable[tuple[str, tuple[str, str]]]:
     for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)
         help = field.description or ""
-        if default is PydanticUndefined:
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if field.is_required():
             yield f"{before}{name}", ("required", help)
         elif isinstance(default, BaseModel):
             changed = default.model_dump(mode="json")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unlabeled.core.contracts import InputSpec, RequestError
+from unlabeled.core.contracts.recipe import nearest
 
 Sizes = tuple[int, ...]
 Scale = tuple[float, ...]
@@ -30,6 +31,9 @@ def check(specs: Mapping[str, InputSpec], options: Any) -> None:
             f"encoder.positions: rope turns pairs of channels, so {axes} axes need an even number of at least "
             f"{2 * axes} channels a head, and a width of {options.width} with {options.heads} heads has {head}"
         )
+    for option in ("patch", "vocabulary", "position_scale"):
+        if isinstance(given := getattr(options, option), dict) and (unknown := [n for n in given if n not in specs]):
+            raise RequestError(f"encoder.{option}: {nearest(unknown[0], list(specs))}")
     first = next(iter(specs.values()))
     if (sizes := options.causal) and (
         len(specs) > 1 or len(sizes) != first.rank or min(sizes) < 1 or options.pool == "cls"
@@ -60,6 +64,11 @@ def vocabulary(name: str, spec: InputSpec, patch: Sizes, given: Sizes | dict[str
         raise RequestError(
             f"encoder.vocabulary: the input {name!r} needs a positive number for each of its {spec.width} channels, and "
             f"patches of one cell, got {list(sizes)} and patches of {list(patch) or [1]}"
+        )
+    if sizes and spec.normaliser.method != "none":
+        raise RequestError(
+            f"encoder.vocabulary: the ids of {name!r} would be normalised ({spec.normaliser.method}), and then they are no "
+            "ids; set data.normaliser: none"
         )
     return sizes
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 
 def whole_numbers(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Values (B, L, C) as ids, int64 with channel c below sizes[c]: rounded, and the nearest id where out of range."""
+    """Values (B, L, C) as ids, int64 with channel c below sizes[c]: rounded, the nearest id where out of range, NaN as 0."""
+    x = x.nan_to_num()
     return torch.stack([x[..., c].round().clamp(0, size - 1).long() for c, size in enumerate(sizes)], -1)
 
 
