@@ -72,14 +72,21 @@ def test_the_teacher_stands_still():
 def test_without_a_teacher_the_first_step_says_so():
     m = super(TestSelfDistillation, TestSelfDistillation).method().double()
     cut = m.on_batch(TestSelfDistillation.batch(), CTX)
-    with pytest.raises(RequestError, match=r"there is no teacher; name its bundle in method\.teacher"):
+    with pytest.raises(RequestError, match=r"there is no teacher; name its weights in method\.teacher"):
         m.step(cut, CTX)
 
 
-@pytest.mark.parametrize("options", [{"width": 8}, {"patch": {"x": (2, 2)}}, {"position_scale": {"x": (1.0, 1.0)}}])
-def test_a_teacher_of_another_kind_is_refused(options):
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"width": 8}, "positions or width differ .* encoder options of the teacher's bundle"),
+        ({"position_scale": {"x": (1.0, 1.0)}}, "positions or width differ .* encoder options of the teacher's bundle"),
+        ({"patch": {"x": (2, 2)}}, r"its patches are .*\(2, 2\).* give the recipe the encoder\.patch of the teacher"),
+    ],
+)
+def test_a_teacher_of_another_kind_is_refused(options, sentence):
     m, _ = given()
-    with pytest.raises(Incompatible, match="encoder options of the teacher's bundle"):
+    with pytest.raises(Incompatible, match=sentence):
         m.take_teacher(teacher(m, **options))
-    with pytest.raises(Incompatible, match="encoder options of the teacher's bundle"):
+    with pytest.raises(Incompatible, match="it is a ConvNet and has no tokens"):
         m.take_teacher(ConvNet(m.encoder.specs, ConvNet.Options()))

@@ -74,7 +74,7 @@ def _check(options: Masking, name: str, tokens: Tokens) -> None:
     n, ratio = options.mask.choices(tokens, name), options.mask_ratio
     share, what, mend = (1 - ratio, "keeps", "lower it") if options.rounding == "keep" else (ratio, "hides", "raise it")
     # a batch of which nothing could be read has a grid of one token; 10 * (1 - 0.9) is a little below 1
-    if (n > 1 or tokens.whole) and n * share < 1 - 1e-9:
+    if n and (n > 1 or tokens.whole) and n * share < 1 - 1e-9:
         raise RequestError(
             f"method.mask_ratio: {ratio} with rounding {options.rounding} {what} none of {n}, among which the mask "
             f"{options.mask.name} chooses for the input {name!r}; {mend}, or make encoder.patch smaller"

@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from unlabeled.core.contracts import Incompatible, InputSpec, RequestError
+from unlabeled.core.contracts import Incompatible, InputSpec
 from unlabeled.core.losses.masked import masked_mse
 from unlabeled.core.methods.base import Context, Views, unchanged, weighted
 from unlabeled.core.methods.mae import MAE, Masked
+from unlabeled.core.methods.taught import Learning, needed, token_teacher
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.nn.encoder import TokenEncoder
 
@@ -29,10 +30,7 @@ class SelfDistillation(MAE):
     the weight 1, as there.
     """
 
-    class Options(MAE.Options):
-        teacher: str = Field(
-            min_length=1, description="the further pretrained encoder: a bundle's folder or stage:NAME"
-        )
+    class Options(MAE.Options, Learning):
         weight: float = Field(1.0, gt=0, description="of the distance to the teacher, beside MAE's loss")
 
     def __init__(
@@ -43,27 +41,20 @@ class SelfDistillation(MAE):
 
     def take_teacher(self, encoder: Encoder) -> None:
         """Take `encoder` as the teacher and freeze it. Raises Incompatible where its features are not the student's kind."""
-        student = self.encoder
-        if not isinstance(encoder, TokenEncoder) or (encoder.patch_widths, encoder.width, encoder.scale) != (
-            student.patch_widths,
-            student.width,
-            student.scale,
-        ):
+        teacher, student = token_teacher(encoder, self.encoder), self.encoder
+        if (teacher.width, teacher.scale) != (student.width, student.scale):
             raise Incompatible(
-                "method.teacher: its patches, positions or width differ from the student's; "
+                "method.teacher: its positions or width differ from the student's; "
                 "give the recipe the encoder options of the teacher's bundle"
             )
-        self.teacher = encoder.requires_grad_(False)
+        self.teacher = teacher
 
     def step(self, batch: Masked, ctx: Context) -> dict[str, Any]:
-        if self.teacher is None:
-            raise RequestError(
-                "method self_distillation: there is no teacher; name its bundle in method.teacher, for example stage:mae"
-            )
+        teacher = needed(self.teacher, "self_distillation")
         terms, _ = self._terms(batch)
         whole = {n: t.followed_by(batch.hidden[n]) for n, t in batch.visible.items()}
         pooled = self.encoder.encode(whole).pooled
         with torch.no_grad():
-            target = self.teacher.encode(whole).pooled
+            target = teacher.encode(whole).pooled
         distance = self.encoder.width * masked_mse(pooled, target, batch.weight[:, None])
         return weighted(terms | {"distance": (self.options.weight, distance)}, pooled)

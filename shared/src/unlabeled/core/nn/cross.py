@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unlabeled.core.nn.base import Features
 from unlabeled.core.nn.predictor import Predictor
-from unlabeled.core.nn.transformer import Block, Turn, xavier
+from unlabeled.core.nn.transformer import Block, Turn, attended, xavier
 from unlabeled.core.tokens.positions import rotary, rotate, sincos
 
 
@@ -130,9 +130,8 @@ class CrossPredictor(Predictor):
         tokens = [*seen, *(self.mask_token.to(seen[0].dtype) for _ in names)]
         x = [self._placed(i % len(names), *at) for i, at in enumerate(zip(tokens, positions, strict=True))]
         looked_at = None if reference is None else self._looked_at(reference, places or {})
-        valid, attend = self._valid(features, hidden), None
-        if valid is not None:
-            attend = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
+        valid = self._valid(features, hidden)
+        attend = None if valid is None else attended(valid)
         out, turn, last = torch.cat(x, 1), self._turn(positions), len(self.transformer.blocks) - 1
         for number, block in enumerate(self.transformer.blocks):
             first = sum(counts[: len(names)]) if number == last else 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled.core.nn.predictor import Predictor
-from unlabeled.core.nn.transformer import Transformer, xavier
+from unlabeled.core.nn.transformer import Transformer, attended, xavier
 from unlabeled.core.tokens.positions import sincos
 
 
@@ -23,7 +23,7 @@ class Regressor(Predictor):
     """
 
     def _mixed(self, x: Tensor, valid: Tensor | None, first: int) -> Tensor:
-        attend = None if valid is None else (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
+        attend = None if valid is None else attended(valid)
         context, own = x[:, :first], x[:, first:]
         for block in self.transformer.blocks:
             own = block(torch.cat([context, own], 1), attend, first=first)

@@ -108,8 +108,7 @@ class Transformer(nn.Module):
         if order is not None:
             attend = attends(order, torch.ones_like(order, dtype=torch.bool) if valid is None else valid)
         elif valid is not None:
-            # a row without any valid token attends to its fillers, because an unfused softmax over nothing is NaN
-            attend = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
+            attend = attended(valid)
         if not self.blocks:
             x = x[:, first:]
         block: Any
@@ -131,6 +130,14 @@ class Transformer(nn.Module):
             if states is not None:
                 states.append(x)
         return self.norm(x)  # type: ignore[no-any-return]
+
+
+def attended(valid: Tensor) -> Tensor:
+    """(B, 1, 1, L) bool, the valid tokens (B, L), which all attend to.
+
+    A row without any attends to its fillers, because an unfused softmax over nothing is NaN.
+    """
+    return (valid | ~valid.any(1, keepdim=True))[:, None, None, :]
 
 
 def xavier(module: nn.Module) -> None:

@@ -102,7 +102,7 @@ class UnlabeledModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         batch = config.norm == "batch"
         self.convs = nn.ModuleList(
             CONV[config.rank](a, b, k, s, k // 2, bias=not batch)
-            for a, b, k, s in zip(widths, config.channels, config.kernels, config.strides, strict=False)
+            for a, b, k, s in zip(widths[:-1], config.channels, config.kernels, config.strides, strict=True)
         )
         self.norms = nn.ModuleList(NORM[config.rank](c) for c in config.channels) if batch else nn.ModuleList()
 
