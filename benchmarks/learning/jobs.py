@@ -26,6 +26,7 @@ from unlabeled.core.data.plans import Uniform
 from unlabeled.core.evaluation.embed import embed
 from unlabeled.core.evaluation.probe import probe
 from unlabeled.core.files import write_json
+from unlabeled.core.measures.rank import rankme
 from unlabeled.core.methods.base import Taught
 from unlabeled.core.training.fit import fit
 
@@ -77,6 +78,7 @@ def run(budget: Budget, start: str, seed: int, out: Path, validate: bool = False
         features, loss = _features(budget, start, seed, part)
         found |= {"loss": loss, "cpu_seconds": round(time.process_time() - began, 1)}
         found |= read_out(budget, features, part)
+        found["rankme"] = round(rankme(torch.from_numpy(features[part.pool])).item(), 4)
     except RunFailed as error:
         found |= {"failed": str(error), "cpu_seconds": round(time.process_time() - began, 1)}
     write_json(file, found)
