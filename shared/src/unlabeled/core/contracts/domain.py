@@ -18,10 +18,14 @@ def load(target: str) -> Any:
 
 @dataclass(frozen=True)
 class MethodCard:
-    """One row of `unlabeled methods`; also used for views, plans and baselines, told apart by `kind`."""
+    """One row of `unlabeled methods`; also used for what is no method, told apart by `kind`.
+
+    term        a loss beside the method's own            finetuning  an option of fine-tuning
+    curation    a step of `unlabeled curate`              measure     what tells the quality of features
+    """
 
     name: str
-    kind: Literal["method", "view", "plan", "baseline"]
+    kind: Literal["method", "view", "term", "plan", "finetuning", "curation", "measure", "baseline"]
     family: str
     target: str
     summary: str

@@ -1,4 +1,4 @@
-"""Plans of the core."""
+"""Plans that take every item alike."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""Plans of the core: which items form which batch."""
+
+from unlabeled.core.data.plans.plain import InOrder, Uniform
+
+__all__ = ["InOrder", "Uniform"]

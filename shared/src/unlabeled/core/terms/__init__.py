@@ -1,0 +1,1 @@
+"""Terms: losses beside the method's own (a recipe's section `terms`)."""

@@ -1,0 +1,1 @@
+"""Views that any domain may use, beside its own."""
