@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unlabeled.core.schedules import momentum
+from unlabeled.core.schedules import momentum, passed
 from unlabeled.core.targets.teacher import Teacher
 
 
@@ -29,7 +29,7 @@ def test_momentum_is_the_share_that_stays(share):
     before = net[0].weight.detach().clone()
     with torch.no_grad():
         net[0].weight.add_(1)
-    teacher.follow(0, 10, net=net)
+    teacher.follow(0.0, net=net)
     # m * w + (1 - m) * (w + 1) = w + 1 - m
     torch.testing.assert_close(teacher["net"][0].weight, before + 1 - share)
 
@@ -46,7 +46,7 @@ def test_running_moments_are_its_own():
     net = student()
     teacher = Teacher(Teacher.Options(momentum=0.0, final_momentum=0.0), net=net)
     net(torch.randn(8, 3) + 5)
-    teacher.follow(0, 2, net=net)
+    teacher.follow(0.0, net=net)
     assert teacher["net"][1].running_mean.abs().max() == 0
     assert net[1].running_mean.abs().max() > 0
 
@@ -54,9 +54,9 @@ def test_running_moments_are_its_own():
 def test_momentum_schedules():
     # half way a cosine and a line are both in the middle; a quarter of the way cosine has made (1 - cos(pi/4)) / 2
     for kind in ("cosine", "linear"):
-        assert momentum(0, 101, 0.9, 1.0, kind) == pytest.approx(0.9)
-        assert momentum(50, 101, 0.9, 1.0, kind) == pytest.approx(0.95)
-        assert momentum(100, 101, 0.9, 1.0, kind) == 1.0
-    assert momentum(25, 101, 0.0, 1.0, "cosine") == pytest.approx(0.14644661)
-    assert momentum(25, 101, 0.0, 1.0, "linear") == pytest.approx(0.25)
-    assert momentum(0, 1, 0.9, 1.0) == pytest.approx(0.9)
+        assert momentum(passed(0, 101), 0.9, 1.0, kind) == pytest.approx(0.9)
+        assert momentum(passed(50, 101), 0.9, 1.0, kind) == pytest.approx(0.95)
+        assert momentum(passed(100, 101), 0.9, 1.0, kind) == 1.0
+    assert momentum(passed(25, 101), 0.0, 1.0, "cosine") == pytest.approx(0.14644661)
+    assert momentum(passed(25, 101), 0.0, 1.0, "linear") == pytest.approx(0.25)
+    assert momentum(passed(0, 1), 0.9, 1.0) == pytest.approx(0.9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from pydantic import BaseModel
 
 from unlabeled.core.contracts import Domain, InputSpec, RequestError, load
-from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.contracts.batch import Batch, BatchInput
 from unlabeled.core.contracts.domain import methods
 from unlabeled.core.contracts.recipe import Recipe, View, called, nearest, validated
 from unlabeled.core.methods.base import Method
@@ -24,6 +25,10 @@ ENCODERS = {
     "timm": "unlabeled.core.nn.backbone:TimmBackbone",
     "unet": "unlabeled.core.nn.unet:UNet",
 }
+
+
+# views that any domain may use, beside its own
+VIEWS = {"batch_styles": "unlabeled.core.views.batch_styles:batch_styles"}
 
 
 @contextlib.contextmanager
@@ -59,41 +64,65 @@ def build_encoder(recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec]
     return make_encoder(recipe.encoder.name, recipe.encoder.options, domain, specs, seed)
 
 
-def build_views(
-    given: Sequence[View], domain: Domain, specs: Mapping[str, InputSpec], where: str = "views"
-) -> Callable[[Batch, Draw], Batch]:
-    """The views in order, as one function. Raises RequestError for a name or an option that is not there."""
-    steps = []
-    for number, view in enumerate(given):
-        at = f"{where}.{number}"
-        if view.name not in domain.views:
-            raise RequestError(f"{at}.name: {nearest(view.name, list(domain.views))}")
-        if view.input not in specs:
-            raise RequestError(f"{at}.input: {nearest(view.input, list(specs))}")
-        function = load(domain.views[view.name])
-        options = called(function, ("x", "draw", "spec"), view.options, at)
-        steps.append((f"{number}-{view.name}", view.input, partial(function, spec=specs[view.input], **options)))
+@dataclass(frozen=True)
+class Chain:
+    """Views in order, as one function of a batch and its draws. steps: (stream, input, function) each."""
 
-    def views(batch: Batch, draw: Draw) -> Batch:
-        for name, at, function in steps:
+    steps: tuple[tuple[str, str, Callable[..., BatchInput]], ...] = ()
+
+    def __call__(self, batch: Batch, draw: Draw) -> Batch:
+        for name, at, function in self.steps:
             batch = batch.with_inputs(**{at: function(batch.inputs[at], draw.within(name))})
         return batch
 
-    return views
+    def first(self, n: int) -> Chain:
+        """The first n of them, with the same draws."""
+        return Chain(self.steps[:n])
+
+    def after(self, n: int) -> Chain:
+        """The others, likewise."""
+        return Chain(self.steps[n:])
+
+
+def build_views(given: Sequence[View], domain: Domain, specs: Mapping[str, InputSpec], where: str = "views") -> Chain:
+    """The views in order. Raises RequestError for a name or an option that is not there."""
+    known = {**VIEWS, **domain.views}
+    steps = []
+    for number, view in enumerate(given):
+        at = f"{where}.{number}"
+        if view.name not in known:
+            raise RequestError(f"{at}.name: {nearest(view.name, list(known))}")
+        if view.input not in specs:
+            raise RequestError(f"{at}.input: {nearest(view.input, list(specs))}")
+        function = load(known[view.name])
+        options = called(function, ("x", "draw", "spec"), view.options, at)
+        steps.append((f"{number}-{view.name}", view.input, partial(function, spec=specs[view.input], **options)))
+    return Chain(tuple(steps))
+
+
+def _chosen(recipe: Recipe) -> tuple[type[Method], Any]:
+    """The recipe's method and its options. Raises RequestError for a name or an option that is not there."""
+    cards = {name: card for name, card in methods().items() if card.kind == "method"}
+    if recipe.method.name not in cards:
+        raise RequestError(f"method.name: {nearest(recipe.method.name, list(cards))}")
+    cls = load(cards[recipe.method.name].target)
+    return cls, validated(cls.Options, recipe.method.options, "method")
+
+
+def encoded(recipe: Recipe, specs: Mapping[str, InputSpec]) -> Mapping[str, InputSpec]:
+    """The inputs of the data that the recipe's encoder reads."""
+    cls, options = _chosen(recipe)
+    return cls.encodes(specs, options)
 
 
 def build_method(
     recipe: Recipe, domain: Domain, specs: Mapping[str, InputSpec], encoder: Encoder | None = None
 ) -> Method:
     """The recipe's method with weights of the recipe's seed, around `encoder` or else the recipe's own."""
-    cards = {name: card for name, card in methods().items() if card.kind == "method"}
-    if recipe.method.name not in cards:
-        raise RequestError(f"method.name: {nearest(recipe.method.name, list(cards))}")
-    cls = load(cards[recipe.method.name].target)
-    options = validated(cls.Options, recipe.method.options, "method")
+    cls, options = _chosen(recipe)
     views = build_views(recipe.views, domain, specs)
     if encoder is None:
-        encoder = build_encoder(recipe, domain, specs, recipe.seed)
+        encoder = build_encoder(recipe, domain, cls.encodes(specs, options), recipe.seed)
     with seeded(recipe.seed, "method"):
         method = cls(encoder, specs, options, views)
     assert isinstance(method, Method)

@@ -13,24 +13,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unlabeled.core.build import build_method
+from unlabeled.core.build import build_method, encoded
 from unlabeled.core.bundle import read_bundle, save_bundle, start_encoder
-from unlabeled.core.contracts import Absent, Incompatible, RequestError
+from unlabeled.core.contracts import Absent, Incompatible, InputSpec, RequestError
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Named, Recipe, absolute, dump, read_recipe
 from unlabeled.core.contracts.stages import expanded, resolved
+from unlabeled.core.curate.plans import build_plan
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.groups import codes, distinct, key_id, project_key, shuffled
 from unlabeled.core.data.items import Items, cut
 from unlabeled.core.data.loading import Loader
-from unlabeled.core.data.plans import Uniform
-from unlabeled.core.files import free, outside, write_atomic, write_json
+from unlabeled.core.files import free, outside, sha256, write_atomic, write_json
 from unlabeled.core.launch import leader
-from unlabeled.core.methods.base import Method, Taught
+from unlabeled.core.methods.base import Method, Taught, Worded
 from unlabeled.core.nn.base import Encoder
+from unlabeled.core.training import branch
 from unlabeled.core.training.fit import device_kind, fit
 
 log = logging.getLogger(__name__)
+
+SEEN = "seen before"  # a group on which the weights were trained that this run begins from
 
 OnProgress = Callable[[int, int, dict[str, Any]], None]
 AtEnd = Callable[[Recipe, Method, Items], None]
@@ -68,7 +71,7 @@ def _pretrain(
     loader = Loader(
         items,
         corpus.specs,
-        Uniform(len(items), recipe.batch_size),
+        build_plan(recipe, items, run),
         recipe.seed,
         groups=codes(corpus.groups),
         workers=recipe.trainer.workers,
@@ -81,13 +84,16 @@ def _pretrain(
     else:
         method = _method(resolved(recipe, known), corpus)
     device_kind(recipe.trainer)
+    if recipe.branch is not None and not resuming:
+        branch.origin(recipe)  # what is wrong with it shows before a folder is made
     if leader():  # only now, so that a request that is refused leaves no run behind
-        _claim(run, recipe, corpus, held_out)
+        seen = (frozenset() if stages else _seen_before(method)) | _seen_by_origin(recipe)
+        _claim(run, recipe, corpus, held_out, seen)
     if stages:
         known |= _staged(stages, run, on_progress)
         method = _method(resolved(recipe, known), corpus)
-    start, before_it = _begun(method, run)
-    result = fit(method, loader, recipe, run, resume=resuming, on_progress=on_progress)
+    start = _begun(method, run) if recipe.branch is None else _branched(recipe, method, run)
+    result = fit(method, loader, recipe, run, resume=resuming or recipe.branch is not None, on_progress=on_progress)
     if not leader():
         return bundle
     if at_end is not None:
@@ -99,7 +105,7 @@ def _pretrain(
         data["cells"] = items.cells
     if stages:
         data["stages"] = json.loads((run / "stages.json").read_text())
-    groups = sorted({*corpus.groups, *before_it})
+    groups = sorted({*corpus.groups, *_seen_before(method), *_seen_by_origin(recipe)})
     return save_bundle(bundle, encoder.cpu(), recipe, groups, data, health_of(asdict(result)), start)
 
 
@@ -110,28 +116,34 @@ def _method(recipe: Recipe, corpus: Corpus) -> Method:
     """
     method = build_method(recipe, corpus.domain, corpus.specs, _start(recipe, corpus))
     if isinstance(method, Taught) and recipe.method.options.get("teacher"):
-        method.take_teacher(_teacher(recipe, corpus))
+        method.take_teacher(_other(recipe, corpus, "teacher", "teacher_options", corpus.specs))
+    if isinstance(method, Worded) and recipe.method.options.get("text_start"):
+        text = method.text_encoder.specs
+        method.take_text(_other(recipe, corpus, "text_start", "text_encoder", text))
     return method
 
 
-def _teacher(recipe: Recipe, corpus: Corpus) -> Encoder:
-    """The frozen teacher that the method names: any weights that a run may start from, for the contract of these data."""
+def _other(recipe: Recipe, corpus: Corpus, option: str, about: str, specs: Mapping[str, InputSpec]) -> Encoder:
+    """An encoder beside the trained one that the method names (a frozen teacher, one of texts): any weights that a run may
+    start from, for the contract `specs` of these data. about: the option that says what the weights leave open.
+    """
     options = recipe.method.options
-    asked = Named(name="tokens", **options.get("teacher_options", {}))
+    asked = Named(name="tokens", **options.get(about, {}))
     try:
-        teacher = start_encoder(options["teacher"], corpus.domain, corpus.specs, asked, recipe.seed)
+        made = start_encoder(options[option], corpus.domain, specs, asked, recipe.seed)
     except (Absent, Incompatible, RequestError) as error:
-        raise type(error)(f"method.teacher: {str(error).removeprefix('start: ')}") from None
-    wrong = [o for o in teacher.report.overruled if o.partition(":")[0] in asked.options] if teacher.report else []
+        raise type(error)(f"method.{option}: {str(error).removeprefix('start: ')}") from None
+    wrong = [o for o in made.report.overruled if o.partition(":")[0] in asked.options] if made.report else []
     if wrong:
-        raise Incompatible(f"method.teacher_options: {'; '.join(wrong)}; write what the teacher's weights have")
-    return teacher
+        raise Incompatible(f"method.{about}: {'; '.join(wrong)}; write what the weights of {option} have")
+    return made
 
 
 def _start(recipe: Recipe, corpus: Corpus) -> Encoder | None:
     if recipe.start is None:
         return None
-    encoder = start_encoder(recipe.start, corpus.domain, corpus.specs, recipe.encoder, recipe.seed)
+    specs = encoded(recipe, corpus.specs)
+    encoder = start_encoder(recipe.start, corpus.domain, specs, recipe.encoder, recipe.seed)
     if encoder.report is not None and encoder.report.overruled:
         raise Incompatible(
             f"encoder.{'; encoder.'.join(encoder.report.overruled)}: the weights of start are of another encoder than the "
@@ -140,25 +152,52 @@ def _start(recipe: Recipe, corpus: Corpus) -> Encoder | None:
     return encoder
 
 
-def _begun(method: Method, run: Path) -> tuple[dict[str, str] | None, frozenset[str]]:
-    """What the weights are that a run begins from, and the groups seen before it, as far as our key can name them.
+def _seen_before(method: Method) -> frozenset[str]:
+    """The groups that the weights a run begins from have seen, as far as our key can name them."""
+    others = [method.teacher] if isinstance(method, Taught) else []
+    others += [method.text_encoder] if isinstance(method, Worded) else []
+    own = key_id(project_key())
+    bundles = [e.bundle for e in (method.encoder, *others) if getattr(e, "bundle", None) is not None]
+    return frozenset(g for bundle in bundles if bundle.about["key"] == own for g in bundle.groups)
+
+
+def _seen_by_origin(recipe: Recipe) -> frozenset[str]:
+    """The groups that the run which this one branches off from has seen, and those seen before it."""
+    if recipe.branch is None:
+        return frozenset()
+    splits = pq.read_table(recipe.branch.run / "splits.parquet").to_pylist()
+    return frozenset(s["group"] for s in splits if s["split"] in ("pretrain", SEEN))
+
+
+def _begun(method: Method, run: Path) -> dict[str, str] | None:
+    """What the weights are that a run begins from.
 
     Raises RequestError where a run goes on and they are others than before.
     """
     encoder = method.encoder
     assert isinstance(encoder, Encoder)
-    teachers = [method.teacher] if isinstance(method, Taught) else []
-    own = key_id(project_key())
-    bundles = [e.bundle for e in (encoder, *teachers) if getattr(e, "bundle", None) is not None]
-    groups = frozenset(g for bundle in bundles if bundle.about["key"] == own for g in bundle.groups)
     if encoder.report is None:
-        return None, groups
+        return None
     start, file = dict(encoder.report.start), run / "start.json"
     if file.exists() and json.loads(file.read_text()) != start:
         raise RequestError(f"{start['start']} holds other weights than those {run} began from; start a new run")
     if leader():
         write_json(file, start)
-    return start, groups
+    return start
+
+
+def _branched(recipe: Recipe, method: Method, run: Path) -> dict[str, str]:
+    """As `_begun`, of a run that branches off; where it has not begun yet, it gets its first checkpoint."""
+    assert recipe.branch is not None
+    parent, folder, file = recipe.branch.run, run / "checkpoints", run / "start.json"
+    if leader() and not file.exists():
+        path, step = branch.origin(recipe)
+        same = (parent / "data.sha256").read_text() == (run / "data.sha256").read_text()
+        branch.begin(recipe, method, run, same)
+        write_json(file, {"start": f"branch of {parent.name} after {step} steps", "sha256": sha256(path)})
+    while not file.exists():  # the first rank may still be writing it
+        time.sleep(0.1)
+    return dict(json.loads(file.read_text()))
 
 
 def _staged(stages: Mapping[str, Recipe], run: Path, on_progress: OnProgress | None) -> dict[str, Path]:
@@ -213,7 +252,7 @@ def _resumes(run: Path, recipe: Recipe) -> bool:
     return False
 
 
-def _claim(run: Path, recipe: Recipe, corpus: Corpus, held_out: list[str]) -> None:
+def _claim(run: Path, recipe: Recipe, corpus: Corpus, held_out: list[str], seen: frozenset[str]) -> None:
     """Write what a run is made of, the recipe last; or check that its data are still the same."""
     before = run / "data.sha256"
     if before.exists() and before.read_text() != corpus.fingerprint:
@@ -222,6 +261,7 @@ def _claim(run: Path, recipe: Recipe, corpus: Corpus, held_out: list[str]) -> No
     corpus.manifest.save(run / "manifest.parquet")
     splits = [{"group": g, "split": "pretrain"} for g in distinct(corpus.groups)]
     splits += [{"group": g, "split": "held out"} for g in held_out]
+    splits += [{"group": g, "split": SEEN} for g in sorted(seen)]
     write_atomic(run / "splits.parquet", lambda temp: pq.write_table(pa.Table.from_pylist(splits), temp))
     write_atomic(before, corpus.fingerprint.encode())
     if not (run / "recipe.yaml").exists():
@@ -234,5 +274,5 @@ def _computed(recipe: Recipe) -> dict[str, Any]:
     How often, what an alarm does and how long a run bears bad steps decide where a run in trouble stops or goes back to;
     they are free, so that one which was stopped can go on under other limits. A sound run is the same whatever they are.
     """
-    free = {"workers", "save_every", "keep", "log_every", "max_skipped", "rollbacks", "tensorboard", "loggers", "loop"}
+    free = {"workers", "save_every", "keep", "keep_every", "log_every", "max_skipped", "rollbacks", "tensorboard", "loggers", "loop"}
     return recipe.model_dump(mode="json", exclude={"trainer": free, "health": True, "study": True})

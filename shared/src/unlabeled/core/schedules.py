@@ -29,9 +29,32 @@ def wsd(step: int, total: int, warmup: int, decay: int, peak: float, final: floa
     return final + (peak - final) * max(0, left) / decay
 
 
-def momentum(step: int, total: int, first: float, last: float, kind: str = "cosine") -> float:
-    """`first` at step 0, `last` at step total - 1. Grill et al. 2020 (BYOL), section 3.3 (cosine); I-JEPA: linear."""
-    progress = min(1.0, step / max(1, total - 1))
+def infinite(
+    step: int, total: int, warmup: int, cooldown: int, decay: int, peak: float, constant: float, final: float
+) -> float:
+    """Warm-up, cooldown, constant, annealing: only the last part knows how long the run is, so that runs can branch off.
+
+    Linear up to `peak` over `warmup` steps, half a cosine down to `constant` over `cooldown` steps, `constant` until
+    `decay` steps are left, then down to `final` by the same factor every step. constant, final > 0.
+
+    Singh et al. 2025 (Beyond Cosine Decay), section 3; Ibrahim et al. 2024, section 4 (infinite schedules).
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    left = total - 1 - step
+    if left < decay:
+        return float(constant * (final / constant) ** ((decay - left) / decay))
+    progress = min(1.0, (step - warmup + 1) / max(1, cooldown))
+    return constant + (peak - constant) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def passed(step: int, total: int, start: int = 0) -> float:
+    """How much of the steps start ... total - 1 has passed at `step`: 0 before, 1 at the last one."""
+    return min(1.0, max(0, step - start) / max(1, total - 1 - start))
+
+
+def momentum(progress: float, first: float, last: float, kind: str = "cosine") -> float:
+    """`first` at progress 0, `last` at 1. Grill et al. 2020 (BYOL), section 3.3 (cosine); I-JEPA: linear."""
     if kind == "linear":
         return first + (last - first) * progress
     return last - (last - first) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -86,8 +86,21 @@ def build(domain: Domain) -> typer.Typer:
         overrides: list[str] = typer.Argument(None, help="changes to it, as key.sub=value", show_default=False),
         to: Path | None = typer.Option(None, "-o", help="run folder to write", show_default=False),
         resume: Path | None = typer.Option(None, "--resume", help="run folder to go on with", show_default=False),
+        branch: str | None = typer.Option(
+            None,
+            "--branch",
+            help="run folder to branch off from, before its decay, or RUN@STEP; its recipe is taken where none is named",
+            show_default=False,
+        ),
     ) -> None:
         """Train an encoder and write a run folder with its bundle."""
+        if branch is not None:
+            origin, step = _origin(branch)
+            overrides = [*_shifted(recipe, overrides), f"branch.run={origin.absolute()}"]
+            overrides += [] if step is None else [f"branch.step={step}"]
+            recipe = recipe if recipe is not None and recipe.is_file() else origin / "recipe.yaml"
+            if not recipe.is_file():
+                raise RequestError(f"--branch: {origin} holds no run to branch off from")
         if resume is not None:
             if recipe is not None or to is not None:
                 raise RequestError("--resume RUN takes its recipe from the run; leave the recipe and -o out")
@@ -260,6 +273,18 @@ def build(domain: Domain) -> typer.Typer:
             load(domain.demo)(to)
 
     return app
+
+
+def _origin(text: str) -> tuple[Path, int | None]:
+    """RUN or RUN@STEP."""
+    run, at, step = text.rpartition("@")
+    return (Path(run), int(step)) if at and step.isdigit() else (Path(text), None)
+
+
+def _shifted(recipe: Path | None, overrides: Sequence[str] | None) -> list[str]:
+    """The overrides, of which the first stands in the recipe's place where no recipe is named."""
+    first = [str(recipe)] if recipe is not None and not recipe.is_file() else []
+    return [*first, *(overrides or [])]
 
 
 def _loss(values: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,3 +20,21 @@ class Plan(Protocol):
     def __call__(self, seed: int, epoch: int, without: Set[int] = frozenset()) -> list[NDArray[np.int64]]: ...
 
     def steps(self, epoch: int, without: Set[int] = frozenset()) -> int: ...
+
+
+@runtime_checkable
+class Renewed(Plan, Protocol):
+    """A plan that depends on what was learned: it chooses, from time to time, which items the next epochs are made of.
+
+    known   whether the epoch's items are chosen; without that it has no batches and no number of steps
+    renew   chooses them, by the method as it is, the same on every rank
+    state   what was chosen so far, as checkpoints hold it; `restore` brings it back, and forgets later choices
+    """
+
+    def known(self, epoch: int) -> bool: ...
+
+    def renew(self, epoch: int, method: Any) -> None: ...
+
+    def state(self) -> list[str]: ...
+
+    def restore(self, state: list[str]) -> None: ...

@@ -69,9 +69,24 @@ class Optimiser(Strict):
 
 
 class Schedule(Strict):
-    name: Literal["cosine", "wsd", "constant"] = "cosine"
+    name: Literal["cosine", "wsd", "infinite", "constant"] = Field(
+        "cosine",
+        description="wsd and infinite: other runs may branch off before the decay, until which nothing depends on max_steps",
+    )
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
-    decay: int = Field(0, ge=0, description="wsd: steps of the final linear decay")
+    decay: int = Field(0, ge=0, description="wsd, infinite: steps of the final decay, linear or by a constant factor")
+    cooldown: int = Field(0, ge=0, description="infinite: steps from the peak down to the constant rate")
+    constant: float = Field(0.5, gt=0, le=1, description="infinite: the constant rate, as a share of the peak")
+    final: float = Field(0.01, gt=0, le=1, description="infinite: the rate at the last step, as a share of the peak")
+
+    @property
+    def branches(self) -> bool:
+        """Whether nothing before the decay depends on the length of the run."""
+        return self.name in ("wsd", "infinite")
+
+    def trunk(self, max_steps: int) -> int:
+        """The steps of a run of this length before its decay, where the schedule branches; else 0."""
+        return max(0, max_steps - self.decay) if self.branches else 0
 
 
 class Trainer(Strict):
@@ -90,6 +105,9 @@ class Trainer(Strict):
     threads: int | None = Field(None, ge=1, description="torch threads; none: torch's own choice")
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
+    keep_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints that are saved and kept for good, to branch off from"
+    )
     log_every: int = Field(10, ge=1, description="steps between log lines and looks at the health flags")
     max_skipped: int = Field(5, ge=1, description="non-finite steps in a row before the run goes back")
     rollbacks: int = Field(
@@ -212,6 +230,17 @@ class Stage(Strict):
     seed: int | None = None
 
 
+class Term(Named):
+    weight: float = Field(1.0, gt=0, description="of the term, beside the method's own loss")
+
+
+class Branch(Strict):
+    """The run that this one branches off from: with its weights, its optimiser's state and its steps so far."""
+
+    run: Path = Field(description="run folder, of a schedule that branches (wsd, infinite)")
+    step: int | None = Field(None, ge=1, description="after how many steps; none: its last before the decay")
+
+
 class Recipe(Strict):
     domain: str = Field(description="which package reads the data")
     data: Data
@@ -223,7 +252,10 @@ class Recipe(Strict):
         None,
         description="weights to begin from: a bundle's folder, timm:NAME, a weight file, FORMAT:FILE or stage:NAME",
     )
+    branch: Branch | None = Field(None, description="the run to branch off from; none: this one begins at step 0")
     stages: tuple[Stage, ...] = Field((), description="pretrainings done before this one, in order")
+    terms: tuple[Term, ...] = Field((), description="losses beside the method's own")
+    plan: Named = Field(Named(name="uniform"), description="which items form which batch")
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     trainer: Trainer = Trainer()
@@ -368,13 +400,14 @@ def _begun(recipe: Recipe, folder: Path) -> Recipe:
     """The same recipe with the weights it begins from, those of its teacher, and those of its stages, located."""
 
     def own(part: Any) -> dict[str, Any]:
-        teacher, method = part.method.options.get("teacher"), part.method
-        if isinstance(teacher, str) and teacher:
-            method = method.model_copy(update={"teacher": located(teacher, folder)})
+        method = part.method
+        named = {k: v for k in ("teacher", "text_start") if isinstance(v := method.options.get(k), str) and v}
+        method = method.model_copy(update={k: located(v, folder) for k, v in named.items()})
         return {"start": part.start and located(part.start, folder), "method": method}
 
     stages = tuple(s.model_copy(update=own(s)) for s in recipe.stages)
-    return recipe.model_copy(update={**own(recipe), "stages": stages})
+    branch = recipe.branch and recipe.branch.model_copy(update={"run": _beside(folder / "recipe", recipe.branch.run)})
+    return recipe.model_copy(update={**own(recipe), "stages": stages, "branch": branch})
 
 
 def dump(recipe: Recipe, options: BaseModel | None = None, method: type[BaseModel] | None = None) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from unlabeled.core import ranks
 from unlabeled.core.contracts import BadInput, Input, InputSpec, RequestError, Sample
 from unlabeled.core.contracts.batch import Batch, BatchInput, Dense, Graph, Packed
-from unlabeled.core.contracts.plan import Plan
+from unlabeled.core.contracts.plan import Plan, Renewed
 
 PADDING = -1
 
@@ -89,6 +89,7 @@ class Loader:
         self.plan, self.seed = plan, seed
         self.failures: dict[int, tuple[int, str]] = {}
         self._batches = _Batches()
+        self._from, self._to = 0, 0  # the steps of the epoch that batches were last drawn from
         self._loader = DataLoader(
             self.source,
             batch_sampler=self._batches,
@@ -106,9 +107,9 @@ class Loader:
         return frozenset(i for i, (e, _) in self.failures.items() if e < epoch)
 
     def locate(self, step: int) -> tuple[int, int]:
-        """(epoch, batches of it already done) after `step` completed steps."""
+        """(epoch, batches of it already done) after `step` completed steps; an epoch not yet chosen is not looked into."""
         epoch = 0
-        while step >= (n := self.plan.steps(epoch, self._without(epoch))):
+        while self._known(epoch) and step >= (n := self.plan.steps(epoch, self._without(epoch))):
             if n == 0:
                 raise RequestError(f"after {len(self.failures)} failed items no full batch is left")
             step -= n
@@ -116,17 +117,45 @@ class Loader:
         return epoch, step
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-        """(epoch, this rank's share of the batch) for the steps start ... stop - 1."""
+        """(epoch, this rank's share of the batch) for the steps start ... stop - 1.
+
+        Ends early before an epoch whose items are not yet chosen: `renew` chooses them.
+        """
         step = start
         while step < stop:
             epoch, offset = self.locate(step)
-            self._batches.planned = self.plan(self.seed, epoch, self._without(epoch))[offset:][: stop - step]
+            if not self._known(epoch):
+                return
+            planned = self.plan(self.seed, epoch, self._without(epoch))[offset:]
+            self._from, self._to = step, step + len(planned)
+            self._batches.planned = planned[: stop - step]
             for batch in self._loader:
                 for item, reason in batch.failed.items():
                     self.failures.setdefault(item, (epoch, reason))
                 step += 1
                 yield epoch, batch
             self.sync()
+
+    def _known(self, epoch: int) -> bool:
+        return not isinstance(self.plan, Renewed) or self.plan.known(epoch)
+
+    def renew(self, step: int, method: Any) -> None:
+        """Let a plan that depends on what was learned choose the items of the epoch after `step` steps; on all ranks."""
+        if not isinstance(self.plan, Renewed) or self._from <= step < self._to:
+            return
+        epoch, _ = self.locate(step)
+        if not self.plan.known(epoch):
+            self.sync()
+            self.plan.renew(epoch, method)
+
+    def chosen(self) -> list[str]:
+        """What such a plan has chosen so far, for a checkpoint."""
+        return self.plan.state() if isinstance(self.plan, Renewed) else []
+
+    def choose_again(self, state: list[str]) -> None:
+        """Bring back what a checkpoint says was chosen."""
+        if isinstance(self.plan, Renewed):
+            self.plan.restore(state)
 
     def at(self, step: int) -> Batch:
         """This rank's share of the batch of one step, read again in this process."""

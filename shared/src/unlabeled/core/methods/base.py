@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unlabeled.core.contracts import InputSpec
 from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.schedules import passed
 from unlabeled.core.streams import Draw, key
 
 # Applies the recipe's views to a batch, with the draws of one view; the batch it is given stays as it is.
@@ -30,12 +31,22 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Context:
-    """Where in the run a step stands. Rank and worker are not in it, on purpose (see streams)."""
+    """Where in the run a step stands. Rank and worker are not in it, on purpose (see streams).
+
+    start  the step from which on what moves over the run (a teacher's momentum) moves: 0, or, where the schedule lets
+           other runs branch off, the first step that knows how long this run is
+    """
 
     seed: int
     step: int
     epoch: int
     max_steps: int
+    start: int = 0
+
+    @property
+    def progress(self) -> float:
+        """How much has passed of what moves over the run: 0 at first, 1 at the last step."""
+        return passed(self.step, self.max_steps, self.start)
 
     def draw(self, batch: Batch, scope: str = "") -> Draw:
         """Per-item draws for this batch."""
@@ -55,11 +66,13 @@ class Method(nn.Module):
     ranks. Vitals are what only this method can tell the health monitor: `teacher_gap`, `target_std`, `prototype_use`.
 
     couples      why micro-batches would change the loss (its terms compare items), or "" where they do not
+    tables       names of the buffers that hold a row for every item: a branch onto other data begins them anew
     local_views  the recipe's `local_views`, for the small crops of multi-crop methods; None where it has none
     """
 
     Options: type[Options] = Options
     couples: str = ""
+    tables: tuple[str, ...] = ()
     local_views: Views | None = None
 
     def __init__(
@@ -70,6 +83,14 @@ class Method(nn.Module):
         self.specs = dict(specs)
         self.options = options
         self.views = views
+
+    def sized(self, items: int) -> None:
+        """Called once before training with the number of items of the data, for tables of items."""
+
+    @classmethod
+    def encodes(cls, specs: Mapping[str, InputSpec], options: Any) -> Mapping[str, InputSpec]:
+        """The inputs that the encoder reads; a method that encodes one of them otherwise (a text) leaves it out."""
+        return specs
 
     @property
     def exported(self) -> nn.Module:
@@ -97,6 +118,15 @@ class Taught(Protocol):
     teacher: Any
 
     def take_teacher(self, encoder: Any) -> None: ...
+
+
+@runtime_checkable
+class Worded(Protocol):
+    """A method with an encoder of its own for texts, whose weights its option `text_start` names."""
+
+    text_encoder: Any
+
+    def take_text(self, encoder: Any) -> None: ...
 
 
 def weighted(parts: Mapping[str, tuple[float, Tensor]], embedding: Tensor, **vitals: Tensor) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class BYOL(TwoViews):
         return weighted({"regression": (1.0, one + other)}, pooled, teacher_gap=self.teacher.gap(**self._student()))
 
     def after_step(self, ctx: Context) -> None:
-        self.teacher.follow(ctx.step, ctx.max_steps, **self._student())
+        self.teacher.follow(ctx.progress, **self._student())
 
     def _student(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "projector": self.projector}

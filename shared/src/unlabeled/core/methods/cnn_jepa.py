@@ -114,4 +114,4 @@ class CNNJEPA(Method):
         )
 
     def after_step(self, ctx: Context) -> None:
-        self.teacher.follow(ctx.step, ctx.max_steps, encoder=self.encoder)
+        self.teacher.follow(ctx.progress, encoder=self.encoder)

@@ -154,4 +154,4 @@ class Data2Vec2(Method):
         return filled.scatter(1, at, torch.where(mask.keep_valid[..., None], seen, filled.gather(1, at)))
 
     def after_step(self, ctx: Context) -> None:
-        self.teacher.follow(ctx.step, ctx.max_steps, encoder=self.encoder)
+        self.teacher.follow(ctx.progress, encoder=self.encoder)

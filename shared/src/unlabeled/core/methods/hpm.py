@@ -72,7 +72,7 @@ class HPM(MAE):
 
     def _guided(self, batch: Drawn, ctx: Context) -> dict[str, Mask]:
         o, expected = self.options, self.expected(batch.tokens)
-        share = o.first_share + (o.last_share - o.first_share) * min(1.0, ctx.step / max(1, ctx.max_steps - 1))
+        share = o.first_share + (o.last_share - o.first_share) * ctx.progress
         masks = {}
         for n, t in batch.tokens.items():
             mask = loss_guided(t.valid, o.mask_ratio, batch.noise[n], expected[n], share, o.rounding)
@@ -110,4 +110,4 @@ class HPM(MAE):
         return torch.where(elements, error, 0).sum(-1) / elements.sum(-1).clamp_min(1)
 
     def after_step(self, ctx: Context) -> None:
-        self.teacher.follow(ctx.step, ctx.max_steps, encoder=self.encoder, loss_predictor=self.loss_predictor)
+        self.teacher.follow(ctx.progress, encoder=self.encoder, loss_predictor=self.loss_predictor)

@@ -169,4 +169,4 @@ class IJEPA(Method):
         return masked_smooth_l1(pred.reshape(wanted.shape), wanted, counts[..., None])
 
     def after_step(self, ctx: Context) -> None:
-        self.teacher.follow(ctx.step, ctx.max_steps, encoder=self.encoder)
+        self.teacher.follow(ctx.progress, encoder=self.encoder)

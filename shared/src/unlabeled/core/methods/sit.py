@@ -116,7 +116,7 @@ class SiT(GMML):
         return [projector(encoder.encode(view.tokens).pooled, view.weight) for view in views]
 
     def after_step(self, ctx: Context) -> None:
-        self.teacher.follow(ctx.step, ctx.max_steps, **self._student())
+        self.teacher.follow(ctx.progress, **self._student())
 
     def _student(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "projector": self.projector}

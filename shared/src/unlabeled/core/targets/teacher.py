@@ -38,10 +38,10 @@ class Teacher(nn.Module):
         return self.parts[name]
 
     @torch.no_grad()
-    def follow(self, step: int, max_steps: int, **student: nn.Module) -> None:
-        """teacher <- m * teacher + (1 - m) * student, with m of the 0-based `step`."""
+    def follow(self, progress: float, **student: nn.Module) -> None:
+        """teacher <- m * teacher + (1 - m) * student, with m at this progress of the run, from 0 to 1."""
         o = self.options
-        share = 1.0 - momentum(step, max_steps, o.momentum, o.final_momentum, o.schedule)
+        share = 1.0 - momentum(progress, o.momentum, o.final_momentum, o.schedule)
         slow, fast = self._pairs(student)
         torch._foreach_lerp_(slow, fast, share)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from unlabeled.core.files import write_atomic
 log = logging.getLogger(__name__)
 
 State = dict[str, Any]
+ForGood = Callable[[int], bool]  # of a step: whether its checkpoint stays, for other runs to branch off from
 MAGIC = b"unlabeled sha256"
 TRAILER = len(MAGIC) + hashlib.sha256().digest_size
 
@@ -61,19 +63,20 @@ def write(state: State, path: Path) -> None:
         file.write(MAGIC + hashed.hash.digest())
 
 
-def save(folder: Path, state: State, keep: int) -> Path:
-    """Write `state` (tensors, numbers, strings and containers of them; "step" in it), then keep the newest `keep`."""
+def save(folder: Path, state: State, keep: int, for_good: ForGood = lambda step: False) -> Path:
+    """Write `state` (tensors, numbers, strings and containers of them; "step" in it), then `prune`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, state["step"])
     write_atomic(path, lambda temp: write(state, temp))
-    prune(folder, keep)
+    prune(folder, keep, for_good)
     return path
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep`; done at a start too, since a kill may have come before it."""
+def prune(folder: Path, keep: int, for_good: ForGood = lambda step: False) -> None:
+    """Remove all but the newest `keep` and those kept for good; at a start too, since a kill may have come before it."""
     for old in saved(folder)[keep:]:
-        old.unlink(missing_ok=True)
+        if not for_good(step_of(old)):
+            old.unlink(missing_ok=True)
 
 
 def read(path: Path) -> State:

@@ -16,6 +16,7 @@ from unlabeled.core.contracts.recipe import Recipe, Trainer
 from unlabeled.core.launch import leader
 from unlabeled.core.methods.base import Method
 from unlabeled.core.training import checkpoint, layout
+from unlabeled.core.training.branch import kept_for_good
 from unlabeled.core.training.compiling import compile_blocks
 from unlabeled.core.training.interrupt import Interrupt
 from unlabeled.core.training.lock import locked
@@ -106,7 +107,7 @@ def fit(
         )
     with locked(run), reproducible(recipe.trainer, kind), Interrupt() as interrupt:
         state = checkpoint.newest(folder)
-        checkpoint.prune(folder, recipe.trainer.keep)
+        checkpoint.prune(folder, recipe.trainer.keep, kept_for_good(recipe))
         start = state["step"] if state else 0
         if kind == "cpu":
             layout.channels_last(method)  # before DDP lays out its buckets after the weights

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unlabeled.core.contracts.recipe import Optimiser, Recipe, Schedule
-from unlabeled.core.schedules import momentum, warmup_cosine, wsd
+from unlabeled.core.schedules import infinite, momentum, passed, warmup_cosine, wsd
 
 _TABLE = re.compile(r"token|pos")
 
@@ -44,20 +44,24 @@ def learning_rate(schedule: Schedule, peak: float, step: int, total: int) -> flo
     """Learning rate of the 0-based `step` out of `total`."""
     if schedule.name == "cosine":
         return warmup_cosine(step, total, schedule.warmup, peak)
+    if schedule.name == "infinite":
+        shares = (schedule.constant * peak, schedule.final * peak)
+        return infinite(step, total, schedule.warmup, schedule.cooldown, schedule.decay, peak, *shares)
     decay = schedule.decay if schedule.name == "wsd" else 0
     return wsd(step, total, schedule.warmup, decay, peak)
 
 
-def weight_decay(options: Optimiser, step: int, total: int) -> float:
-    """Weight decay of the 0-based `step`: Caron et al. 2021 (DINO), section 3.2, where it has a final value."""
+def weight_decay(options: Optimiser, progress: float) -> float:
+    """Weight decay at this progress of the run: Caron et al. 2021 (DINO), section 3.2, where it has a final value."""
     final = options.weight_decay_final
-    return options.weight_decay if final is None else momentum(step, total, options.weight_decay, final)
+    return options.weight_decay if final is None else momentum(progress, options.weight_decay, final)
 
 
 def schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> float:
     """Set the learning rate and the weight decay of the 0-based `step`; returns the former."""
     lr = learning_rate(recipe.schedule, recipe.optimiser.lr, step, recipe.max_steps)
-    decay = weight_decay(recipe.optimiser, step, recipe.max_steps)
+    start = recipe.schedule.trunk(recipe.max_steps)
+    decay = weight_decay(recipe.optimiser, passed(step, recipe.max_steps, start))
     for group in optimiser.param_groups:
         group["lr"] = lr
         if group["decayed"]:

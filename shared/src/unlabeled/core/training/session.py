@@ -20,6 +20,7 @@ from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.files import write_json
 from unlabeled.core.methods.base import Method
 from unlabeled.core.training import checkpoint, exact, layout, rollback
+from unlabeled.core.training.branch import kept_for_good
 from unlabeled.core.training.capture import Captures
 from unlabeled.core.training.health import Monitor, Trouble
 from unlabeled.core.training.interrupt import Interrupt
@@ -47,6 +48,12 @@ class Batches(Protocol):
     def at(self, step: int) -> Batch: ...
 
     def sync(self) -> None: ...
+
+    def renew(self, step: int, method: Method) -> None: ...
+
+    def chosen(self) -> list[str]: ...
+
+    def choose_again(self, state: list[str]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,13 @@ class Session:
         self.method, self.loader, self.recipe, self.run = method, loader, recipe, run
         self.state, self.interrupt, self.on_progress = state, interrupt, on_progress
         self.loggers = loggers or []
+        method.sized(loader.items_total)
         self.step = Step(method, recipe)
         self.device = torch.device("cpu")
         self.done: int = state["step"] if state else 0
         if state:  # here and not in `begin`, since Lightning asks for a first batch before that
             loader.failures = dict(state["failures"])
+            loader.choose_again(state.get("plan", []))
         self.loss = torch.tensor(float("nan"))
         self.skips: list[rollback.Skip] = []
         self.rollbacks: list[dict[str, Any]] = []
@@ -96,6 +105,7 @@ class Session:
         self._log: Log | None = None
         trainer, prototypes = recipe.trainer, getattr(method.options, "prototypes", 0)
         self.health = Monitor(recipe.health, trainer.log_every, recipe.batch_size, recipe.max_steps, prototypes)
+        self.kept_for_good = kept_for_good(recipe)
         self._captures = Captures(run, lambda step: loader.at(rollback.position(step, self.skips)))
 
     def begin(self, device: torch.device) -> None:
@@ -117,20 +127,22 @@ class Session:
 
     def _restore(self, state: checkpoint.State) -> None:
         """Raises RunFailed where the state is of another recipe, or of a version that kept less."""
-        lacks = {"skips", "rollbacks", "health", "flops"} - set(state)
+        lacks = {"skips", "rollbacks", "health", "flops", "plan"} - set(state)
         if lacks:
             raise RunFailed(
                 f"the checkpoint in {self.run} is of an older version and lacks {', '.join(sorted(lacks))}; go on with that "
                 "version, or start a new run"
             )
         try:
-            self.method.load_state_dict(state["method"])
+            own = self.method.state_dict()
+            self.method.load_state_dict({t: own[t] for t in self.method.tables} | state["method"])
             self.step.optimiser.load_state_dict(state["optimiser"])
             layout.follow(self.step.optimiser)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise RunFailed(f"the checkpoint in {self.run} was made by another recipe: {reason}") from None
         self.loader.failures = dict(state["failures"])
+        self.loader.choose_again(state["plan"])
         self.step.guard.counts, self.loss = state["skipped"].to(self.device), state["loss"]
         self.done = state["step"]
         self.skips = [(at, n) for at, n in state["skips"]]
@@ -175,6 +187,8 @@ class Session:
             self._log.add(self.done, epoch, out)
         self.done += 1
         last = self.done == total
+        if not last:  # before a save, so that a state at the end of an epoch holds what the next one is made of
+            self.loader.renew(rollback.position(self.done, self.skips), self.method)
         look = last or self.done % trainer.log_every == 0
         interrupted = self._interrupted(look)
         if look:
@@ -186,7 +200,7 @@ class Session:
             self._log.flush()
         if last:
             self._count_failures()  # before the save: a state of the last step says that the run succeeded
-        if last or interrupted or self.done % trainer.save_every == 0:
+        if last or interrupted or self.done % trainer.save_every == 0 or self.kept_for_good(self.done):
             self._save()
         return not (last or interrupted)
 
@@ -313,6 +327,7 @@ class Session:
         skips, past = rollback.leave_out(self.skips, to, seen), self.rollbacks
         self._restore(checkpoint.read(checkpoint.path_of(folder, to)))
         self.skips = skips
+        self.loader.renew(rollback.position(to, skips), self.method)
         self.rollbacks = [*past, {"cause": cause, "step": seen, "to": to, "reason": reason}]
         self.step.guard.counts[1:] = 0  # the row is what the run went back for
         self._epoch = None
@@ -344,9 +359,10 @@ class Session:
                 "rollbacks": self.rollbacks,
                 "health": self.health.state(),
                 "flops": self.flops,
+                "plan": self.loader.chosen(),
                 "conditions": exact.conditions(self.device),
             }
-            checkpoint.save(self.run / "checkpoints", state, self.recipe.trainer.keep)
+            checkpoint.save(self.run / "checkpoints", state, self.recipe.trainer.keep, self.kept_for_good)
 
     def _count_failures(self) -> None:
         self.loader.sync()

@@ -75,7 +75,7 @@ class Step:
         update    the optimiser's step, directly or through a wrapper
         """
         recipe, method = self.recipe, self.method
-        ctx = Context(recipe.seed, index, epoch, recipe.max_steps)
+        ctx = Context(recipe.seed, index, epoch, recipe.max_steps, recipe.schedule.trunk(recipe.max_steps))
         # dropout and the like draw from torch's global stream: seeded by the step, it needs no place in a checkpoint
         torch.manual_seed(key(recipe.seed, index))
         lr = schedule(self.optimiser, recipe, index)

@@ -1,0 +1,105 @@
+"""Which items stay, by hierarchical k-means of the features that the encoder has by now: what the plan `pruned` asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+
+from unlabeled.core import ranks
+from unlabeled.core.contracts import RunFailed
+from unlabeled.core.data.clusters import balanced_shares, chosen, hierarchical
+from unlabeled.core.data.items import Items
+from unlabeled.core.data.plans.pruned import Ids, Pruned
+from unlabeled.core.evaluation.embed import embed
+from unlabeled.core.files import write_atomic
+from unlabeled.core.methods.base import Method
+from unlabeled.core.nn.base import Encoder
+from unlabeled.core.streams import rng
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Choices for a run, in RUN/plans/round-XXXX.parquet: of every item made a choice from, its cluster and whether it stays.
+
+    The first rank makes them, so that they are those of one process. Features are those of the encoder that a bundle
+    would carry now, in evaluation mode, scaled to length 1.
+    """
+
+    items: Items
+    options: Pruned.Options
+    seed: int
+    run: Path
+
+    def make(self, round: int, method: Any) -> Ids:
+        kept: list[Ids] = []
+        if ranks.rank() == 0:
+            kept = [self._made(round, method)]
+        if ranks.world() > 1:
+            sent = kept or [np.zeros(0, np.int64)]
+            dist.broadcast_object_list(sent, src=0)
+            kept = sent
+        return kept[0]
+
+    def _made(self, round: int, method: Method) -> Ids:
+        o, draw = self.options, rng(self.seed, "pruned", round)
+        pool = np.arange(len(self.items))
+        if o.subset is not None and o.subset < len(pool):
+            pool = np.sort(draw.choice(pool, o.subset, replace=False))
+        encoder = method.exported
+        assert isinstance(encoder, Encoder)
+        found = embed(encoder, self.items.take(pool), encoder.specs)
+        pool, values = pool[found.item], found.values
+        clusters = hierarchical(values, o.levels, self.seed)
+        counts = balanced_shares(np.bincount(clusters.labels), round_to(o.share, len(pool)))
+        stays = chosen(values, clusters, counts, o.nearness, self.seed)
+        self._write(round, pool, clusters.labels, stays)
+        return pool[stays]
+
+    def _write(self, round: int, pool: Ids, labels: Ids, stays: Ids) -> None:
+        kept = np.zeros(len(pool), bool)
+        kept[stays] = True
+        table = pa.table({"item": pool, "cluster": labels, "kept": kept})
+        path = self._path(round)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, lambda temp: pq.write_table(table, temp))
+        log.info("round %d: %d of %d items stay", round, len(stays), len(pool))
+
+    def sha256(self, round: int) -> str:
+        return _hash(self._read(round))
+
+    def read(self, round: int, sha256: str) -> Ids:
+        table = self._read(round)
+        if _hash(table) != sha256:
+            raise RunFailed(f"{self._path(round)} is not what the run was trained on; start the run anew")
+        return np.asarray(table["item"])[np.asarray(table["kept"])]
+
+    def _path(self, round: int) -> Path:
+        return self.run / "plans" / f"round-{round:04d}.parquet"
+
+    def _read(self, round: int) -> pa.Table:
+        try:
+            return pq.read_table(self._path(round))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunFailed(f"{self._path(round)} cannot be read ({error}); start the run anew") from None
+
+
+def round_to(share: float, n: int) -> int:
+    """The number of items that a share of n is; at least one."""
+    return max(1, round(share * n))
+
+
+def _hash(table: pa.Table) -> str:
+    """Of what it holds, not of how it is packed."""
+    parts = [np.ascontiguousarray(table[name]).astype(np.int64).tobytes() for name in ("item", "cluster", "kept")]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
