@@ -339,7 +339,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         *parents, last = name.split(".")
         at = values
         for parent in parents:
-            at = at.setdefault(parent, {})
+            if at.get(parent) is None:  # a section that is left out, or written as none
+                at[parent] = {}
+            at = at[parent]
             if not isinstance(at, dict):
                 raise RequestError(f"the override {override!r} goes into {parent}, which is no section")
         at[last] = parsed(text, override)

@@ -20,12 +20,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate(path: Path, steps: int) -> None:
-    """Cut the file after its first `steps` lines, and after the last whole one."""
+    """Cut the file before the line of step `steps`, and after the last whole one."""
     if path.exists():
         with path.open("rb+") as file:
-            for _ in range(steps):
+            while True:
                 start = file.tell()
-                if not file.readline().endswith(b"\n"):
+                line = file.readline()
+                if not line.endswith(b"\n") or json.loads(line)["step"] >= steps:
                     file.seek(start)
                     break
             file.truncate()
