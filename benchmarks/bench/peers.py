@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 
@@ -13,10 +14,11 @@ from bench.row import Work
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own dependencies' deprecations
-    from lightly.loss import NTXentLoss
+    from lightly.loss import DINOLoss, NTXentLoss
+    from lightly.loss.swav_loss import sinkhorn as sinkhorn
     from lightly.models import utils
     from lightly.models.modules import MaskedVisionTransformerDecoderTIMM, MaskedVisionTransformerTIMM
-    from lightly.models.modules.heads import SimCLRProjectionHead
+    from lightly.models.modules.heads import DINOProjectionHead, SimCLRProjectionHead
     from timm.models.vision_transformer import VisionTransformer
 
 
@@ -78,8 +80,38 @@ class SimCLR(nn.Module):
         return self.criterion(z1, z2)  # type: ignore[no-any-return]
 
 
-def stepper(model: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> Work:
-    """One optimiser step after the other."""
+class DINO(nn.Module):
+    """lightly's example of DINO on timm's ViT, which takes crops of any size."""
+
+    def __init__(self, side: int, width: int, depth: int, heads: int, head: tuple[int, int, int]) -> None:
+        super().__init__()
+        vit = VisionTransformer(
+            img_size=side,
+            patch_size=16,
+            num_classes=0,
+            global_pool="token",
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            dynamic_img_size=True,
+        )
+        self.student = nn.Sequential(vit, DINOProjectionHead(width, *head))
+        self.teacher = copy.deepcopy(self.student)
+        utils.deactivate_requires_grad(self.teacher)
+        self.criterion = DINOLoss(head[-1])
+
+    def forward(self, wide: list[Tensor], crops: list[Tensor]) -> Tensor:
+        targets = [self.teacher(x) for x in wide]
+        return self.criterion(targets, [self.student(x) for x in crops], epoch=0)  # type: ignore[no-any-return]
+
+    def follow(self) -> None:
+        utils.update_momentum(self.student, self.teacher, m=0.99)
+
+
+def stepper(
+    model: nn.Module, loss: Callable[[], Tensor], device: torch.device, after: Callable[[], None] = lambda: None
+) -> Work:
+    """One optimiser step after the other; `after` is called behind each."""
     model.to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=DECAY)
 
@@ -88,6 +120,7 @@ def stepper(model: nn.Module, loss: Callable[[], Tensor], device: torch.device) 
         optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        after()
         return value.detach()
 
     return work

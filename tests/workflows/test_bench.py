@@ -22,7 +22,10 @@ ROWS = (
     "index-scale",
     "mae-step",
     "mae-step-default",
+    "multicrop-step",
+    "ntxent",
     "simclr-step",
+    "sinkhorn",
     "spark-step",
     "videomae-dual",
 )
@@ -54,7 +57,10 @@ def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str])
         "geo-windows": 0.33,
         "hog": 1.0,
         "mae-step": 0.90,
+        "multicrop-step": 0.75,
+        "ntxent": 0.85,
         "simclr-step": 0.85,
+        "sinkhorn": 0.85,
         "spark-step": 1.15,
         "videomae-dual": 0.75,
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unlabeled.core import ranks
-from unlabeled.core.losses.contrastive import dcl, info_nce, nt_xent
+from unlabeled.core.losses.contrastive import dcl, info_nce, nt_xent, queue_nce
 from unlabeled.core.testing.ranks import assert_same
 
 
@@ -272,3 +272,64 @@ def info_nce_on_rank():
 
 def test_info_nce_on_two_ranks_equals_one(two_ranks):
     assert_same(two_ranks.run(f"{__file__}:info_nce_on_rank"), info_nce_on_rank(), tolerance=1e-9)
+
+
+def queue(n=6, d=5):
+    rows = torch.randn(n, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def test_queue_nce_orthonormal_and_collapsed():
+    # the own key at cosine 1 and 6 rows at 0: log(e^2 + 6) - 2; all alike: log 7
+    z = torch.eye(8, dtype=torch.float64)
+    met = torch.ones(6, dtype=torch.bool)
+    assert math.isclose(queue_nce(z[:2], 3 * z[:2], z[2:], met, 0.5).item(), math.log(math.exp(2) + 6) - 2, abs_tol=1e-12)
+    assert math.isclose(queue_nce(z[:1], z[:1], z[:1].expand(6, -1), met, 0.1).item(), math.log(7), abs_tol=1e-12)
+
+
+def test_queue_nce_meets_what_it_is_told_to():
+    q, k = views()
+    rows = queue()
+    met = torch.tensor([True, True, False, True, False, True])
+    loss = queue_nce(q, k, rows, met, 0.2)
+    torch.testing.assert_close(loss, queue_nce(q, k, rows[met], met[met], 0.2), rtol=0, atol=1e-12)
+    # one row of a mask per query
+    each = torch.stack([met, ~met] * 4)
+    halves = [queue_nce(q[i::2], k[i::2], rows, each[i], 0.2) for i in (0, 1)]
+    torch.testing.assert_close(queue_nce(q, k, rows, each, 0.2), sum(halves) / 2, rtol=0, atol=1e-12)
+    # nobody but the own key: log 1, without a NaN in the gradient
+    q.requires_grad_()
+    alone = queue_nce(q, k, rows, torch.zeros(6, dtype=torch.bool), 0.2)
+    alone.backward()
+    assert alone == 0 and (q.grad == 0).all()
+
+
+def test_queue_nce_without_rows_of_weight_zero():
+    q, k = views()
+    weight = torch.tensor([1.0, 1, 0, 1, 1, 0, 1, 1])
+    here, met = weight > 0, torch.ones(6, dtype=torch.bool)
+    expected = queue_nce(q[here], k[here], queue(), met, 0.2)
+    q[~here] = k[~here] = torch.nan
+    torch.testing.assert_close(queue_nce(q, k, queue(), met, 0.2, weight), expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda a: queue_nce(a, k, queue(), met, 0.2, weight), q.nan_to_num().requires_grad_())
+
+
+def test_queue_nce_agrees_with_lightly(lightly):
+    theirs = lightly.NTXentLoss(0.2, memory_bank_size=(6, 5))
+    theirs.memory_bank.bank.copy_(queue().float())
+    q, k = (z.float() for z in views())
+    found = queue_nce(q, k, queue().float(), torch.ones(6, dtype=torch.bool), 0.2)
+    torch.testing.assert_close(found, theirs(q, k), rtol=0, atol=1e-5)
+
+
+def queue_nce_on_rank():
+    mine = slice(ranks.rank() * 8 // ranks.world(), (ranks.rank() + 1) * 8 // ranks.world())
+    q, k = (z[mine].requires_grad_() for z in views())
+    met = (torch.arange(8)[:, None] // 3 != torch.arange(6) // 2)[mine]
+    loss = queue_nce(q, k, queue(), met, 0.2, torch.tensor([1.0, 1, 0, 1, 1, 0, 0, 1])[mine])
+    loss.backward()
+    return {"loss": loss.detach(), "q": ranks.gather(q.grad) / ranks.world(), "k": ranks.gather(k.grad) / ranks.world()}
+
+
+def test_queue_nce_on_two_ranks_equals_one(two_ranks):
+    assert_same(two_ranks.run(f"{__file__}:queue_nce_on_rank"), queue_nce_on_rank(), tolerance=1e-9)

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
 from unlabeled.core.contracts.recipe import Optimiser, Schedule
+from unlabeled.core.methods.base import Context
 from unlabeled.core.training.optim import adamw, learning_rate, parameter_groups
 
 
@@ -54,6 +56,12 @@ def test_decay_alone_shrinks_by_lr_times_decay() -> None:
         (Schedule(name="cosine", warmup=10), {0: 0.1, 9: 1.0, 54: 0.5, 99: 0.0}),
         # wsd: flat until 20 steps are left, then down by 1/20 a step to 0
         (Schedule(name="wsd", warmup=10, decay=20), {0: 0.1, 9: 1.0, 79: 1.0, 80: 19 / 20, 98: 1 / 20, 99: 0.0}),
+        # infinite: up over 10 steps, half a cosine over 20 down to a half (3/4 after 10), level until 20 steps are left, then
+        # by the factor (.01 / .5)^(1/20) a step: (.005)^(1/2) = .0707 after 10, .01 at the end
+        (
+            Schedule(name="infinite", warmup=10, cooldown=20, decay=20, constant=0.5),
+            {0: 0.1, 9: 1.0, 19: 0.75, 29: 0.5, 79: 0.5, 89: 0.0707106781187, 99: 0.01},
+        ),
         (Schedule(name="constant", warmup=4), {0: 0.25, 3: 1.0, 50: 1.0, 99: 1.0}),
         (Schedule(name="constant"), {0: 1.0, 99: 1.0}),
     ],
@@ -63,5 +71,28 @@ def test_schedule_values_and_continuity(schedule: Schedule, at: dict[int, float]
     for step, value in at.items():
         assert values[step] == pytest.approx(value, abs=1e-12)
     # no jump is larger than the steepest slope: warm-up 1/warmup, decay 1/20, the cosine's pi/2 / 90
-    steepest = max(1 / max(schedule.warmup, 1) if schedule.warmup else 0, 1 / 20, math.pi / 180)
+    # the last part of an infinite schedule falls by a factor of .82, from a half
+    falls = 0.5 * (1 - 0.02 ** (1 / 20)) if schedule.name == "infinite" else 0
+    steepest = max(1 / max(schedule.warmup, 1) if schedule.warmup else 0, 1 / 20, math.pi / 180, falls)
     assert max(abs(b - a) for a, b in itertools.pairwise(values)) <= steepest + 1e-12
+
+
+@pytest.mark.parametrize("name", ["wsd", "infinite"])
+def test_until_its_decay_a_branching_schedule_knows_no_end(name: Literal["wsd", "infinite"]) -> None:
+    schedule = Schedule(name=name, warmup=10, cooldown=10, decay=20)
+    rates = {total: [learning_rate(schedule, 1.0, s, total) for s in range(total)] for total in (60, 100, 1000)}
+    assert rates[60][:40] == rates[100][:40] == rates[1000][:40] and rates[100][:80] == rates[1000][:80]
+    assert rates[60][40] < rates[100][40]
+    assert [schedule.trunk(total) for total in (60, 100, 1000)] == [40, 80, 980]
+    # what moves over a run (a teacher's momentum, the weight decay) stands still until then, and moves over the decay
+    for total in (60, 100):
+        moved = [Context(0, s, 0, total, schedule.trunk(total)).progress for s in range(total)]
+        assert moved[: total - 19] == [0.0] * (total - 19) and moved[-1] == 1
+        assert moved[total - 10] == pytest.approx(10 / 19)
+
+
+def test_other_schedules_move_over_the_whole_run() -> None:
+    for name in ("cosine", "constant"):
+        schedule = Schedule(name=name, decay=20)
+        assert schedule.trunk(100) == 0 and not schedule.branches
+        assert [Context(0, s, 0, 100, schedule.trunk(100)).progress for s in (0, 33, 99)] == [0, 1 / 3, 1]

@@ -25,6 +25,7 @@ from unlabeled.core.contracts.recipe import Named, nearest, validated
 from unlabeled.core.data.groups import key_id, project_key
 from unlabeled.core.files import sha256
 from unlabeled.core.nn.base import Encoder
+from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.nn.unet import UNet
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def start_encoder(start: str, domain: Domain, specs: Mapping[str, InputSpec], en
     specs    the contract of the data; a bundle's own must be the same but for its normaliser
     encoder  what `random` builds. Other weights bring their sizes; what they leave open (heads, grid, pool) is taken
              from its options, and an option that they contradict is in `.report.overruled`. Of a U-Net, weights that are
-             not a U-Net's are those of its inner encoder
+             not a U-Net's are those of its inner encoder. Adapters that are asked for and that the weights lack are new
 
     Raises RequestError (no such start), Absent (weights that are not on this machine and cannot be fetched),
     Incompatible (other channels, units or spacing; less than 100 % of the encoder; nothing our encoders can express).
@@ -63,6 +64,7 @@ def start_encoder(start: str, domain: Domain, specs: Mapping[str, InputSpec], en
         raise RequestError(f"start: {nearest(kind, [*FORMATS, *domain.starts, RANDOM])}; give {KINDS}")
     else:
         raise Absent(f"start: {start} is absent here; put it there, or give {KINDS}")
+    made = _adapted(made, encoder, domain, seed)
     if whole is not encoder and not isinstance(made, UNet):
         made = _around(made, whole, domain, specs, seed)
     assert made.named is not None
@@ -80,6 +82,19 @@ def start_encoder(start: str, domain: Domain, specs: Mapping[str, InputSpec], en
 def _inner(encoder: Named) -> Named:
     """What weights are wanted for: the inner encoder of a U-Net, else the encoder itself."""
     return validated(UNet.Options, encoder.options, "encoder").encoder if encoder.name == "unet" else encoder
+
+
+def _adapted(made: Encoder, encoder: Named, domain: Domain, seed: int) -> Encoder:
+    """`made` with the adapters that are asked for, where its weights have none: they are zero, so it says what it said."""
+    width = encoder.options.get("adapter", 0)
+    if not isinstance(made, TokenEncoder) or not width or made.options.adapter:
+        return made
+    options = {**made.options.model_dump(), "adapter": width}
+    out = make_encoder("tokens", options, domain, made.specs, seed)
+    fill(out, made.state_dict())
+    out.bundle, report = made.bundle, made.report
+    out.report = replace(report, adapted=(*report.adapted, "the adapters are new, and zero"))
+    return out
 
 
 def _around(inner: Encoder, encoder: Named, domain: Domain, specs: Mapping[str, InputSpec], seed: int) -> Encoder:
@@ -204,7 +219,9 @@ def _own(
     identity: Mapping[str, str],
 ) -> Encoder:
     """The weights of one of our own encoders, without a bundle around them."""
-    made = make_encoder(encoder.name, encoder.options, domain, specs, seed=0)
+    bare = not any(".adapter." in name for name in state)
+    options = {k: v for k, v in encoder.options.items() if not (bare and k == "adapter")}
+    made = make_encoder(encoder.name, options, domain, specs, seed=0)
     state = unwrapped(state, next(iter(made.state_dict())), notes)
     finite(state, path)
     report = fill(made, state)

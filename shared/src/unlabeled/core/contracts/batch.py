@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -75,6 +75,12 @@ class Dense(Moves):
             self, values=self.values[at], valid=self.valid[at], spacing=self.spacing[at], offset=offset, scale=scale
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Dense]) -> Dense:
+        """The rows of all parts, which are ready and of one shape."""
+        values, valid, spacing = (torch.cat([getattr(x, f) for x in parts]) for f in ("values", "valid", "spacing"))
+        return cls(values, valid, spacing, whole=all(x.whole for x in parts))
+
 
 @dataclass(frozen=True)
 class Packed(Moves):
@@ -98,12 +104,31 @@ class Packed(Moves):
     def ready(self) -> Self:
         return self
 
+    @classmethod
+    def joined(cls, parts: Sequence[Packed]) -> Packed:
+        """The rows of all parts."""
+        values, valid, coords = (torch.cat([getattr(x, f) for x in parts]) for f in ("values", "valid", "coords"))
+        ends = [x.offsets[1:] + first for x, first in zip(parts, _firsts(parts), strict=True)]
+        return Packed(values, valid, coords, torch.cat([parts[0].offsets[:1], *ends]))
+
+
+def _firsts(parts: Sequence[Packed]) -> list[int]:
+    """The number that the first token of every part gets where the parts follow each other."""
+    return [sum(len(x.values) for x in parts[:i]) for i in range(len(parts))]
+
 
 @dataclass(frozen=True)
 class Graph(Packed):
     """A packed batch of nodes with edges (2, E) between them, numbered through the batch."""
 
     edges: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Graph]) -> Graph:  # type: ignore[override]
+        """The rows of all parts, with their edges."""
+        nodes = Packed.joined(parts)
+        edges = [x.edges + first for x, first in zip(parts, _firsts(parts), strict=True)]
+        return cls(nodes.values, nodes.valid, nodes.coords, nodes.offsets, torch.cat(edges, 1))
 
 
 BatchInput = Dense | Packed | Graph

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 Layout = Literal["dense", "packed", "graph"]
 
+# The unit of channels whose numbers are names, and have no mean: no normaliser changes them.
+UNIT_OF_IDS = "id"
+# The unit of coordinates that count the tokens of a text, whose only axis has this name whatever the domain's axes are.
+AXIS_OF_TEXT = "token"
+
 
 @dataclass(frozen=True)
 class Input:

@@ -27,6 +27,7 @@ from unlabeled.core.contracts import (
     load,
 )
 from unlabeled.core.contracts.recipe import Data, nearest
+from unlabeled.core.contracts.sample import UNIT_OF_IDS
 from unlabeled.core.data.manifest import (
     Manifest,
     Progress,
@@ -212,6 +213,8 @@ class Corpus:
 
 
 def _cut(x: Input, region: tuple[slice, ...]) -> Input:
+    if x.layout != "dense":  # on no grid: a window of an image keeps the whole text
+        return x
     at = (slice(None), *region)
     return x.with_(data=x.data[at], valid=None if x.valid is None else x.valid[at])
 
@@ -221,8 +224,10 @@ def measure(corpus: Corpus, name: str, method: str) -> InputSpec:
 
     standard: mean and deviation per channel and source. sensor: the root mean square over all channels of a sensor
     (channels that share the name before the last underscore), no offset, so that directions within a sensor keep
-    their proportion and gravity stays.
+    their proportion and gravity stays. An input of ids is not normalised, whatever the method.
     """
+    if set(corpus.specs[name].units) == {UNIT_OF_IDS}:
+        method = "none"
     spec = corpus.specs[name].model_copy(update={"normaliser": Normaliser()})
     plain = corpus.normalised(specs={**corpus.specs, name: spec})
     moments: dict[str, NDArray[np.float64]] = {}

@@ -26,6 +26,7 @@ from unlabeled.core.contracts import (
     load,
 )
 from unlabeled.core.contracts.recipe import Data, called, nearest, validated
+from unlabeled.core.contracts.sample import AXIS_OF_TEXT
 from unlabeled.core.data.groups import hashed, project_key
 from unlabeled.core.files import write_atomic
 
@@ -279,7 +280,10 @@ def agreed(domain: Domain, data: Data, manifest: Manifest) -> dict[str, InputSpe
         for r in manifest.ok
     )
     common = json.loads(votes.most_common(1)[0][0])
-    return {name: InputSpec(**f, axes=domain.axes, convert=data.convert) for name, f in common.items()}
+    return {
+        name: InputSpec(**f, axes=(AXIS_OF_TEXT,) if f["unit"] == AXIS_OF_TEXT else domain.axes, convert=data.convert)
+        for name, f in common.items()
+    }
 
 
 def held_to(manifest: Manifest, specs: Mapping[str, InputSpec]) -> Manifest:

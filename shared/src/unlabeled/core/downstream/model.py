@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.batch import BatchInput, Dense
-from unlabeled.core.nn.base import Encoder
+from unlabeled.core.nn.base import Encoder, cells_of
 from unlabeled.core.nn.heads import ClassificationHead, SegmentationHead
 
 
@@ -74,9 +74,9 @@ def patch_of(encoder: Encoder) -> tuple[int, ...]:
     name, *others = encoder.specs
     if others or encoder.specs[name].layout != "dense":
         raise RequestError("segmentation needs an encoder of one input on a regular grid; choose another task")
-    patch = getattr(encoder, "patch", {}).get(name) or getattr(encoder, "stride", None)
+    patch = cells_of(encoder)
     if patch is None:
         raise RequestError(
             f"the tokens of a {type(encoder).__name__} lie on no grid, so it cannot segment; choose another encoder"
         )
-    return tuple(patch)
+    return patch

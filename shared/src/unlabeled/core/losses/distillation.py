@@ -36,8 +36,12 @@ def dino(
     Mean over items and over pairs of different crops; at least fp32, outside autocast.
     """
     with torch.autocast(students[0].device.type, enabled=False):
-        logits = [(present(s, weight)[0] / temperature).log_softmax(1) for s in students]
         shares = [present(t, weight)[0] for t in targets]
-        pairs = [-(t * s).sum(1) for i, t in enumerate(shares) for j, s in enumerate(logits) if i != j]
-        terms = torch.stack(pairs)
-        return ranks.mean(terms, terms.new_ones(()) if weight is None else weight)
+        terms, pairs = [], 0
+        for j, student in enumerate(students):
+            others = shares[:j] + shares[j + 1 :]
+            logits = present(student, weight)[0] / temperature
+            # a target sums to 1, so that sum_i -<t_i, log softmax(s)> is n logsumexp(s) - <sum_i t_i, s>
+            terms.append(len(others) * logits.logsumexp(1) - (sum(others) * logits).sum(1))
+            pairs += len(others)
+        return ranks.mean(torch.stack(terms).sum(0) / pairs, present(students[0], weight)[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from unlabeled.core.losses.distillation import assignments, dino
 from unlabeled.core.losses.rows import present
 from unlabeled.core.methods import base
 from unlabeled.core.methods.base import Context, Method, Views, unchanged, weighted
-from unlabeled.core.methods.views import crops
+from unlabeled.core.methods.views import crops, encoded
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.nn.heads import Projector
 from unlabeled.core.targets.codebooks.use import perplexity
@@ -25,7 +25,7 @@ from unlabeled.core.targets.teacher import Teacher
 
 
 class Head(nn.Module):
-    """(B, width) -> (B, prototypes): a projector without norms, and the cosines of its output with the prototypes.
+    """(..., width) -> (..., prototypes): a projector without norms, and its output's cosines with the prototypes.
 
     The last layer is weight-normed with lengths fixed at 1: its rows are the prototypes, and only their directions count.
     The projector has ReLU, where the paper has GELU.
@@ -37,14 +37,15 @@ class Head(nn.Module):
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, sizes[-1]), dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.normalize(self.projector(x), dim=1), F.normalize(self.prototypes, dim=1))
+        return F.linear(F.normalize(self.projector(x), dim=-1), F.normalize(self.prototypes, dim=1))
 
 
 class DINO(Method):
     """A student shall assign every crop to the prototypes to which the teacher assigns the other, global, crops.
 
     The teacher is the student's slow copy and sees global crops only. Its outputs are centred, so that no prototype
-    takes all, and sharpened by a low temperature, so that not all share alike. The teacher's encoder is exported.
+    takes all, and sharpened by a low temperature, so that not all share alike. The teacher's encoder is exported. All crops
+    of one size go through an encoder in one pass, as the authors' do, and its norms see them together.
 
     Deviations: the head has ReLU, where the authors have GELU; its last layer is unit rows with no learned length
     from the start; 4096 prototypes by default (paper: 65536), frozen for steps and not for an epoch; the
@@ -84,18 +85,25 @@ class DINO(Method):
         return crops(self, batch, ctx, 2, self.options.local_crops)
 
     def step(self, batch: tuple[list[Batch], list[Batch]], ctx: Context) -> dict[str, Any]:
-        o, (wide, small) = self.options, batch
-        weight = wide[0].weight
-        pooled = [self.encoder(view.inputs).pooled for view in wide + small]
+        wide, small = batch
+        pooled = [features.pooled for features in encoded(self.encoder, wide + small)]
         with torch.no_grad():
-            encoder, head = self.teacher["encoder"], self.teacher["head"]
-            outputs = [head(encoder(view.inputs).pooled) for view in wide]
-            targets = [assignments(t, self.center, self.temperature(ctx)) for t in outputs]
-            self._outputs.append(_sums(outputs, weight))
-            use = prototype_use(_sums(targets, weight)[:-1])
-        loss = dino([self.head(p) for p in pooled], targets, o.student_temperature, weight)
+            seen = [features.pooled for features in encoded(self.teacher["encoder"], wide)]
+        loss, use = self.agreement(pooled, seen, wide[0].weight, ctx)
         gap = self.teacher.gap(**self._student())
         return weighted({"dino": (1.0, loss)}, pooled[0], teacher_gap=gap, prototype_use=use)
+
+    def agreement(
+        self, pooled: Sequence[Tensor], seen: Sequence[Tensor], weight: Tensor, ctx: Context
+    ) -> tuple[Tensor, Tensor]:
+        """The loss between features (B, P) of the student's crops and of the teacher's, and the use of the prototypes."""
+        with torch.no_grad():
+            outputs = self.teacher["head"](torch.cat(list(seen))).chunk(len(seen))
+            targets = [assignments(t, self.center, self.temperature(ctx)) for t in outputs]
+            self._outputs.append(sums(outputs, weight))
+            use = prototype_use(sums(targets, weight)[:-1])
+        students = self.head(torch.cat(list(pooled))).chunk(len(pooled))
+        return dino(students, targets, self.options.student_temperature, weight), use
 
     def temperature(self, ctx: Context) -> float:
         """The teacher's, at this step."""
@@ -117,13 +125,13 @@ class DINO(Method):
         outputs = torch.stack(self._outputs).sum(0)
         self._outputs = []
         self.recentre(outputs[:-1] / outputs[-1].clamp_min(1))
-        self.teacher.follow(ctx.step, ctx.max_steps, **self._student())
+        self.teacher.follow(ctx.progress, **self._student())
 
     def _student(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "head": self.head}
 
 
-def _sums(views: list[Tensor], weight: Tensor) -> Tensor:
+def sums(views: Sequence[Tensor], weight: Tensor) -> Tensor:
     """Over the rows of all views (B, K) and of all ranks: their sum, and their number behind it (K + 1,)."""
     rows, w = present(torch.cat(views), weight.repeat(len(views)))
     return ranks.total(torch.cat([(rows * w[:, None]).sum(0), w.sum()[None]]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 
 from unlabeled.core.losses.decorrelation import invariance, variance_and_covariance
 from unlabeled.core.methods import base
@@ -29,16 +30,17 @@ class VICReg(TwoViews):
 
     couples = "variances and covariances are those of the whole batch"
 
-    def step(self, batch: Pair, ctx: Context) -> dict[str, Any]:
-        o, weight = self.options, batch[0].weight
-        pooled, z1, z2 = self.project(batch)
+    def terms(self, z1: Tensor, z2: Tensor, weight: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """The weighted terms of the projections (B, D) of both views."""
+        o = self.options
         (var1, cov1), (var2, cov2) = (variance_and_covariance(z, weight) for z in (z1, z2))
-        return weighted(
-            {
-                "invariance": (o.invariance, invariance(z1, z2, weight)),
-                # the mean over the views, as in the official code whose weights these are; eq. 6 has the sum
-                "variance": (o.variance, (var1 + var2) / 2),
-                "covariance": (o.covariance, cov1 + cov2),
-            },
-            pooled,
-        )
+        return {
+            "invariance": (o.invariance, invariance(z1, z2, weight)),
+            # the mean over the views, as in the official code whose weights these are; eq. 6 has the sum
+            "variance": (o.variance, (var1 + var2) / 2),
+            "covariance": (o.covariance, cov1 + cov2),
+        }
+
+    def step(self, batch: Pair, ctx: Context) -> dict[str, Any]:
+        pooled, z1, z2 = self.project(batch)
+        return weighted(self.terms(z1, z2, batch[0].weight), pooled)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from unlabeled.core.contracts import InputSpec, RequestError
-from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.contracts.batch import Batch, BatchInput
 from unlabeled.core.methods.base import Context, Method, Views, unchanged
-from unlabeled.core.nn.base import Encoder
+from unlabeled.core.nn.base import Encoder, Features
 from unlabeled.core.nn.heads import Projector
 
 Pair = tuple[Batch, Batch]
@@ -30,6 +30,24 @@ def crops(method: Method, batch: Batch, ctx: Context, views: int, local_crops: i
         [method.views(batch, ctx.draw(batch, f"view{i + 1}")) for i in range(views)],
         [local(batch, ctx.draw(batch, f"local{i + 1}")) for i in range(local_crops)],
     )
+
+
+def encoded(encoder: Callable[[Mapping[str, BatchInput]], Features], views: Sequence[Batch]) -> list[Features]:
+    """Features of every view, in order, by one pass of the encoder for all views of one shape.
+
+    Norms in the encoder see the views of a pass together (as those of the wrapper of DINO's and SwAV's authors).
+    """
+    alike: dict[object, list[int]] = {}
+    for i, view in enumerate(views):
+        shape = tuple((name, type(x), x.values.shape, x.valid.shape) for name, x in view.inputs.items())
+        alike.setdefault(shape, []).append(i)
+    found: dict[int, Features] = {}
+    for at in alike.values():
+        inputs = views[at[0]].inputs
+        if len(at) > 1:
+            inputs = {name: type(x).joined([views[i].inputs[name] for i in at]) for name, x in inputs.items()}
+        found |= zip(at, encoder(inputs).parts(len(at)), strict=True)
+    return [found[i] for i in range(len(views))]
 
 
 class TwoViews(Method):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,6 +33,19 @@ class Features:
     states: tuple[Tensor, ...] = ()
     attention: Tensor | None = None
 
+    def parts(self, n: int) -> list[Features]:
+        """The rows in n parts of equal size."""
+
+        def cut(value: Any) -> list[Any]:
+            if isinstance(value, Tensor):
+                return list(value.chunk(n))
+            if isinstance(value, tuple):
+                return list(zip(*(x.chunk(n) for x in value), strict=True)) if value else [()] * n
+            return [value] * n
+
+        columns = (cut(getattr(self, f.name)) for f in fields(self))
+        return [Features(*row) for row in zip(*columns, strict=True)]
+
 
 class Encoder(nn.Module):
     """Maps the named inputs of a batch to features.
@@ -60,3 +73,12 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: Mapping[str, BatchInput]) -> Features:
         raise NotImplementedError  # pragma: no cover
+
+
+def cells_of(encoder: Encoder) -> tuple[int, ...] | None:
+    """Cells that one token stands for: `encoder.patch` of its only input, else `encoder.stride`; None: not on one grid."""
+    name, *others = encoder.specs
+    if others or encoder.specs[name].layout != "dense":
+        return None
+    patch = getattr(encoder, "patch", {}).get(name) or getattr(encoder, "stride", None)
+    return None if patch is None else tuple(patch)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from unlabeled.core.contracts import InputSpec
 from unlabeled.core.contracts.batch import BatchInput, Dense
 from unlabeled.core.nn import fitting
+from unlabeled.core.nn.adapter import adapt
 from unlabeled.core.nn.base import Encoder, Features
 from unlabeled.core.nn.fitting import Scale, Sizes
 from unlabeled.core.nn.ids import IdEmbedding
@@ -69,6 +70,7 @@ class TokenEncoder(Encoder):
         )
         cls: bool = Field(False, description="put a class token before the others")
         pool: Literal["mean", "cls", "mean_max"] = Field("mean", description="how tokens become one vector")
+        adapter: int = Field(0, ge=0, description="width of the adapters beside every MLP, zero at the start; 0: none")
 
     def __init__(self, specs: Mapping[str, InputSpec], options: Options) -> None:
         width = options.width
@@ -96,6 +98,8 @@ class TokenEncoder(Encoder):
             for part in self.project.values():
                 if isinstance(part, nn.Linear):
                     nn.init.normal_(part.bias, std=0.02)
+        if options.adapter:  # last, so that all else begins as without
+            adapt(self.transformer.blocks, width, options.adapter)
 
     def _table(self, options: Options) -> nn.Parameter | None:
         if options.positions != "learned":

@@ -16,3 +16,10 @@ def max_pool(tokens: Tensor, valid: Tensor) -> Tensor:
     """(B, L, D), valid (B, L) -> (B, D)."""
     highest = tokens.masked_fill(~valid[..., None], -torch.inf).amax(1)
     return torch.where(valid.any(1, keepdim=True), highest, 0)
+
+
+def share_pool(tokens: Tensor, shares: Tensor) -> Tensor:
+    """(B, L, D), shares (B, L, R) of at least 0 -> (B, R, D): R means of the tokens, each weighted by a column."""
+    shares = shares.to(tokens.dtype)
+    mass = shares.sum(1)[..., None]
+    return shares.transpose(1, 2) @ tokens / torch.where(mass > 0, mass, 1)

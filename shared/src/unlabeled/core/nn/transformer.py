@@ -12,6 +12,7 @@ from timm.models import vision_transformer
 from torch import Tensor, nn
 
 from unlabeled.core.contracts import RequestError
+from unlabeled.core.nn.adapter import AdaptableMlp
 from unlabeled.core.tokens.clusters import attends
 from unlabeled.core.tokens.positions import rotate
 
@@ -79,7 +80,8 @@ class Transformer(nn.Module):
         if width % heads:
             raise RequestError(f"a width of {width} cannot be shared by {heads} heads; choose a multiple of {heads}")
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth)
+            Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, mlp_layer=AdaptableMlp)
+            for _ in range(depth)
         )
         self.norm = LayerNorm(width)
 

@@ -120,11 +120,13 @@ class MethodContract:
         kind = load(methods()[cls.name].target)
         specs = cls.source().specs
         made = load(ENCODERS.get(cls.encoder[0], cls.encoder[0]))
+        chosen = validated(kind.Options, cls.options | options, "method")
         with seeded(0, "encoder"):
-            encoder = made(specs, validated(made.Options, cls.encoder[1], "encoder"))
+            encoder = made(kind.encodes(specs, chosen), validated(made.Options, cls.encoder[1], "encoder"))
         with seeded(0, "method"):
-            built = kind(encoder, specs, validated(kind.Options, cls.options | options, "method"), cls.views)
+            built = kind(encoder, specs, chosen, cls.views)
         assert isinstance(built, Method)
+        built.sized(ITEMS)
         if cls.local_views:
             built.local_views = cls.views
         return built
@@ -166,6 +168,7 @@ class MethodContract:
         """On this rank's share of the batch: loss, gradients, and the state after the hooks."""
         method = cls.method().double()
         found = step_and_gradients(method, share(cls.batch()), CTX)
+        method.after_backward(CTX)
         method.after_step(CTX)
         return found | {f"after {name}": b.clone() for name, b in method.named_buffers()}
 

@@ -1,6 +1,6 @@
-"""Pairs of frames of a clip, whose first axis is time (Gupta et al. 2023, SiamMAE, section 3).
+"""Frames of a clip, whose first axis is time, some way apart (Gupta et al. 2023, SiamMAE, section 3).
 
-It stands alone because any method of video that compares two moments of a clip may take it, and to be tested by itself.
+It stands alone because any method of video that compares moments of a clip may take it, and to be tested by itself.
 """
 
 from __future__ import annotations
@@ -15,30 +15,36 @@ from unlabeled.core.tokens.extent import extent, take
 
 
 def frame_pair(x: Dense, draws: Tensor, gap: tuple[int, int], length: int = 1) -> tuple[Dense, Dense]:
-    """A later and an earlier piece of every clip, each `length` frames long: grids (length, *S) without a place in time.
+    """A later and an earlier piece of every clip, as `frames` gives them; a clip with no room for two has no earlier one."""
+    (earlier, later), enough = frames(x, draws, gap, length, 2)
+    there = enough.view(-1, *[1] * (x.rank + 1))
+    return later, replace(earlier, valid=earlier.valid & there, whole=x.whole and x.values.shape[2] >= 2 * length)
+
+
+def frames(x: Dense, draws: Tensor, gap: tuple[int, int], length: int, count: int) -> tuple[tuple[Dense, ...], Tensor]:
+    """`count` pieces of every clip in order of time, each `length` frames long: grids (length, *S) without a place in time.
 
     x      values (B, C, T, *S)
-    draws  (B, 2) uniform: how far the two are apart, and where they lie among the valid frames
-    gap    frames from the begin of one to the begin of the other, uniform from the first number to the second; less where
-           the clip is shorter, and never less than `length`, so that they share no frame. A clip with no room for two has
-           no earlier piece: that one is all invalid.
+    draws  (B, 2) uniform: how far two neighbours are apart, and where the first lies among the valid frames
+    gap    frames from the begin of one to the begin of the next, uniform from the first number to the second; less where
+           the clip is shorter, and never less than `length`, so that they share no frame
+
+    With them, whether the clip has room for all (B,): where it has not, pieces lie on each other.
     """
-    frames = x.values.shape[2]
+    total = x.values.shape[2]
     first, last = extent(x.valid)[0]
     room = (last - first + 1 - length).clamp_min(0)
     low, high = max(gap[0], length), max(gap[1], length)
-    apart = (low + _below(draws[:, 0], torch.full_like(room, high - low + 1))).minimum(room)
-    earlier = first + _below(draws[:, 1], room - apart + 1)
-    enough = apart >= length
+    apart = (low + _below(draws[:, 0], torch.full_like(room, high - low + 1))).minimum(room // (count - 1))
+    start = first + _below(draws[:, 1], room - apart * (count - 1) + 1)
 
-    def piece(start: Tensor, there: Tensor) -> Dense:
+    def piece(start: Tensor) -> Dense:
         at = start[:, None] + torch.arange(length, device=start.device)
-        valid = take(x.valid, 2, at.clamp_max(frames - 1))
-        shown = ((at <= last[:, None]) & there[:, None]).view(-1, 1, length, *[1] * (x.rank - 1))
-        values = take(x.values, 2, at.clamp_max(frames - 1))
-        return replace(x, values=values, valid=valid & shown, whole=x.whole and frames >= 2 * length)
+        shown = (at <= last[:, None]).view(-1, 1, length, *[1] * (x.rank - 1))
+        values, valid = (take(t, 2, at.clamp_max(total - 1)) for t in (x.values, x.valid))
+        return replace(x, values=values, valid=valid & shown, whole=x.whole and total >= length)
 
-    return piece(earlier + apart, torch.ones_like(enough)), piece(earlier, enough)
+    return tuple(piece(start + i * apart) for i in range(count)), apart >= length
 
 
 def _below(draw: Tensor, n: Tensor) -> Tensor:
