@@ -95,8 +95,12 @@ class DINO(nn.Module):
             num_heads=heads,
             dynamic_img_size=True,
         )
-        self.student = nn.Sequential(vit, DINOProjectionHead(width, *head))
-        self.teacher = copy.deepcopy(self.student)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's former weight norm
+            projectors = [DINOProjectionHead(width, *head) for _ in range(2)]
+        self.student, self.teacher = (
+            nn.Sequential(*x) for x in zip((vit, copy.deepcopy(vit)), projectors, strict=True)
+        )
         utils.deactivate_requires_grad(self.teacher)
         self.criterion = DINOLoss(head[-1])
 

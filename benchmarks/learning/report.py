@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from learning import digits, jobs, stamp
+from learning import digits, jobs, ranking, stamp
 from learning.budget import Budget
 from unlabeled.core.contracts.domain import methods
 from unlabeled.core.measures.confusion import confusion
@@ -67,6 +67,7 @@ def results(budget: Budget, names: list[str], out: Path, test: digits.Ids) -> di
                 "encoder": encoder_of(budget, n),
                 "cpu_seconds": [r["cpu_seconds"] for r in of],
                 "loss": [r.get("loss") for r in of],
+                "rankme": [r.get("rankme") for r in of],
                 "choices": [r.get("choices") for r in of],
                 "failed": failed[n],
                 "predictions": [] if failed[n] else [r["predictions"] for r in of],
@@ -87,6 +88,8 @@ def table(found: Mapping[str, Any], watch: Mapping[str, Any] | None = None) -> s
     test = np.array(found["test_images"])
     made = {n: confusions(test, r["predictions"]) for n, r in found["runs"].items() if r["predictions"]}
     parts = [HEAD, _setting(found, len(test)), _scores(found["runs"], made), _against_peer(found, made)]
+    scores = {n: interval(c, 0).mean for n, c in made.items()}
+    parts.append(ranking.section(found["runs"], scores, _ours(found["runs"])))
     if watch:
         parts.append(_watch(watch))
     return "\n\n".join([*(p for p in parts if p), AGAIN]) + "\n"

@@ -23,6 +23,7 @@ SHARED = {
     "predict": ["--convert", "--format", "--max-bad", "--option", "-o", "MODEL", "PATH"],
     "study": ["-o", "OVERRIDES", "RECIPE"],
     "export": ["--size", "--to", "-o", "BUNDLE"],
+    "curate": ["--bundle", "--embeddings", "--json", "--max-bad", "--option", "-o", "PATH", "STEPS"],
 }
 SURFACE = {
     "unlabeled": {
@@ -32,6 +33,7 @@ SURFACE = {
         "compare": ["--json", "RUNS"],
         "report": ["RUN"],
         "export": SHARED["export"],
+        "curate": sorted([*SHARED["curate"], "--domain"]),
     },
     "unlabeled-biosignal": {**SHARED, "demo": ["-o"]},
     "unlabeled-earth": {

@@ -17,6 +17,8 @@ ROWS = (
     "codebook",
     "cog-predict",
     "data2vec2-masks",
+    "dedup",
+    "dedup-scale",
     "geo-windows",
     "hog",
     "index-scale",
@@ -54,6 +56,7 @@ def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str])
         "codebook": 0.75,
         "cog-predict": 0.80,
         "data2vec2-masks": 0.40,
+        "dedup": 0.05,
         "geo-windows": 0.33,
         "hog": 1.0,
         "mae-step": 0.90,
@@ -65,6 +68,7 @@ def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str])
         "videomae-dual": 0.75,
     }
     assert found["index-scale"]["limits"] == {"s": 2.0, "MB": 500.0}
+    assert found["dedup-scale"]["limits"] == {"s": 60.0, "MB": 2048.0}
     # what differs is said where a ratio may be taken for a speed-up
     assert all(r["difference"] for r in found.values() if r["peer_name"])
     assert not found["mae-step-default"]["like_for_like"] and not found["spark-step"]["like_for_like"]
@@ -113,4 +117,4 @@ def test_every_row_runs_both_sides(name: str) -> None:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found.keys() >= SAID and found["tiny"] and found["n"] == 2 and found["ours"] > 0
-    assert (found["peer"] is None) == (found["ratio"] is None) == (name == "index-scale")
+    assert (found["peer"] is None) == (found["ratio"] is None) == name.endswith("-scale")

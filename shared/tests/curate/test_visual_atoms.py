@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_bytes_however_many_are_made():
     for a, b in zip(few, (many[0], many[1], many[4], many[5]), strict=True):
         assert a[1].tobytes() == b[1].tobytes()
     assert len({x.tobytes() for _, x in many}) == 12
-    assert list(visual_atoms(1, 1, 48, 8))[0][1].tobytes() != few[0][1].tobytes()
+    assert next(visual_atoms(1, 1, 48, 8))[1].tobytes() != few[0][1].tobytes()
 
 
 def test_a_small_image_shows_what_a_large_one_does():
@@ -99,7 +99,7 @@ def test_a_small_image_shows_what_a_large_one_does():
         for i in range(20):
             image = picture(made, size, rng(i))
             there = np.argwhere(image[..., 0])
-            if len(there) and 0 < there.min() and there.max() < size - 1:
+            if len(there) and there.min() > 0 and there.max() < size - 1:
                 assert np.ptp(there, axis=0) == pytest.approx([120 * size / 512] * 2, abs=2)
                 break
         else:
@@ -107,16 +107,20 @@ def test_a_small_image_shows_what_a_large_one_does():
 
 
 def test_classes_can_be_told_apart():
-    """10 classes, 20 images each of 64 x 64 cells: nearest mean of the amplitude spectra, which do not see the place.
+    """10 classes, 20 images each of 64 x 64 cells, of two seeds: nearest mean of amplitude spectra, which do not see the place.
 
-    Means of the first 10 images, tested on the others: chance is 0.1.
+    Images are halved first. Means of 10 images, tested on the 10 others: 0.48 of the 200 are right, and chance is 0.1 with a
+    standard deviation of 0.02.
     """
-    images = np.stack([x[..., 0] for _, x in visual_atoms(10, 20, 64, 0)]).reshape(10, 20, 64, 64).astype(float)
-    spectra = np.log1p(np.abs(np.fft.rfft2(images))).reshape(10, 20, -1)
-    means = spectra[:, :10].mean(1)
-    nearest = np.square(spectra[:, 10:, None] - means).sum(-1).argmin(-1)
-    score = (nearest == np.arange(10)[:, None]).mean()
-    assert score > 0.4, score
+    right = []
+    for seed in (0, 1):
+        images = np.stack([x[..., 0] for _, x in visual_atoms(10, 20, 64, seed)])
+        halved = images.reshape(10, 20, 32, 2, 32, 2).mean((3, 5))
+        spectra = np.log1p(np.abs(np.fft.rfft2(halved))).reshape(10, 20, -1)
+        means = spectra[:, :10].mean(1)
+        nearest = np.square(spectra[:, 10:, None] - means).sum(-1).argmin(-1)
+        right.append(nearest == np.arange(10)[:, None])
+    assert np.mean(right) > 0.4
 
 
 def test_the_command_writes_folders_and_labels(tmp_path, capsys):

@@ -75,7 +75,7 @@ def test_same_bits_whatever_the_threads_and_another_seed_is_another_start():
 
 def test_only_directions_count_and_halves_are_widened():
     """Rows times 1e-3 to 1e3 give the same clusters; float16 is computed in float32."""
-    values, truth = blobs([25] * 4)
+    values, _ = blobs([25] * 4)
     lengths = 10 ** np.random.default_rng(0).uniform(-3, 3, (100, 1))
     np.testing.assert_array_equal(hierarchical(values * lengths, (4,), 0).labels, hierarchical(values, (4,), 0).labels)
     assert hierarchical(values.astype(np.float16), (4,), 0).centroids[0].dtype == np.float32

@@ -283,7 +283,9 @@ def test_queue_nce_orthonormal_and_collapsed():
     # the own key at cosine 1 and 6 rows at 0: log(e^2 + 6) - 2; all alike: log 7
     z = torch.eye(8, dtype=torch.float64)
     met = torch.ones(6, dtype=torch.bool)
-    assert math.isclose(queue_nce(z[:2], 3 * z[:2], z[2:], met, 0.5).item(), math.log(math.exp(2) + 6) - 2, abs_tol=1e-12)
+    assert math.isclose(
+        queue_nce(z[:2], 3 * z[:2], z[2:], met, 0.5).item(), math.log(math.exp(2) + 6) - 2, abs_tol=1e-12
+    )
     assert math.isclose(queue_nce(z[:1], z[:1], z[:1].expand(6, -1), met, 0.1).item(), math.log(7), abs_tol=1e-12)
 
 
@@ -311,7 +313,9 @@ def test_queue_nce_without_rows_of_weight_zero():
     expected = queue_nce(q[here], k[here], queue(), met, 0.2)
     q[~here] = k[~here] = torch.nan
     torch.testing.assert_close(queue_nce(q, k, queue(), met, 0.2, weight), expected, rtol=0, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda a: queue_nce(a, k, queue(), met, 0.2, weight), q.nan_to_num().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda a: queue_nce(a, k, queue(), met, 0.2, weight), q.nan_to_num().requires_grad_()
+    )
 
 
 def test_queue_nce_agrees_with_lightly(lightly):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from unlabeled.core.contracts import RequestError
-from unlabeled.core.data.loading import Collate
+from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.losses.contrastive import info_nce
+from unlabeled.core.losses.patches import patch_contrast
 from unlabeled.core.testing.method import CTX, MethodContract
 
 
@@ -82,9 +83,7 @@ def test_only_contrasted_hidden_patches_get_a_loss():
     assert some.at.shape == (16, 3)
     tokens = seen.tokens.detach().requires_grad_()
     _, patches = m.projected(m._student(), replace(seen, tokens=tokens), some)
-    _, targets = m.projected(m.teacher.parts, seen, some)
-    from unlabeled.core.losses.patches import patch_contrast
-
+    _, targets = m.projected(m.teacher, seen, some)
     weight = pair.views.weight.chunk(2)[0]
     sum(
         patch_contrast(z, t, 0.2, c, weight) for z, t, c in zip(patches, targets, some.there.chunk(2), strict=True)
@@ -122,12 +121,14 @@ def test_it_needs_tokens():
 
 
 def test_it_learns():
-    # of 16 items with a record of their own: far below log 16 for items, and below the log of 3 patches of each of the 16
+    # 16 items of a pattern and a record of their own, 3 patches each: all alike they cost log 16 and log 48
     m = TestMMC.method()
-    source = TestMMC.source()
-    batch = Collate(source.specs)([source.sample(i) for i in range(16)])
-    batch, found = replace(batch, record=torch.arange(16)), []
-    optimiser = torch.optim.AdamW(m.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(m.parameters(), lr=1e-2)
+    g = torch.Generator().manual_seed(0)
+    values = torch.randn(16, 2, 1, 1, generator=g) + torch.randn(16, 2, 8, 8, generator=g)
+    ids = torch.arange(16)
+    x = Dense(values, torch.ones(16, 1, 8, 8, dtype=torch.bool), torch.ones(16, 2), whole=True)
+    batch, found = Batch({"x": x}, ids, ids, ids, torch.ones(16), {}), []
     for epoch in range(60):
         ctx = replace(CTX, epoch=epoch, step=epoch, max_steps=60)
         out = m.step(m.on_batch(batch, ctx), ctx)
@@ -137,5 +138,4 @@ def test_it_learns():
         m.after_step(ctx)
         found.append([out["parts"]["item"].item(), out["parts"]["patches"].item()])
     item, patch = torch.tensor(found[-10:]).mean(0).tolist()
-    print(found[::6])
-    assert item < 0.6 * math.log(16) and patch < 0.8 * math.log(48)
+    assert item < 0.6 * math.log(16) and patch < 0.7 * math.log(48)

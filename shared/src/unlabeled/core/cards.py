@@ -505,7 +505,7 @@ CARDS = (
         family="agree across views",
         target="unlabeled.core.methods.glare:GLARE",
         summary="further pretraining of small adapters: item, patches and regions agree with a slow copy",
-        paper="Marouani et al. 2025, Enhancing Semantic Segmentation with Continual Self-Supervised Pre-training, arXiv 2509.17816",
+        paper="Ebouky et al. 2025, Enhancing Semantic Segmentation with Continual Self-Supervised Pre-training, arXiv 2509.17816",
         seeds=("S106",),
         test="shared/tests/methods/test_glare.py",
     ),

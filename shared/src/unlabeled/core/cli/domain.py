@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from unlabeled.core.cli.curate import add_to as add_curate
 from unlabeled.core.cli.export import add_to as add_export
 from unlabeled.core.cli.shell import make_app, out, progress, run
 from unlabeled.core.contracts import Domain, Incompatible, RequestError, load
@@ -262,6 +263,7 @@ def build(domain: Domain) -> typer.Typer:
         out.print(f"report: {to / 'report.html'}", markup=False)
 
     add_export(app)
+    add_curate(app, domain.name)
     for verb, target in domain.verbs.items():
         app.command(verb)(load(target))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from unlabeled.core.cli.atoms import add_to as add_atoms
+from unlabeled.core.cli.curate import add_to as add_curate
 from unlabeled.core.cli.export import add_to as add_export
 from unlabeled.core.cli.shell import make_app, out, run
 from unlabeled.core.contracts import MethodCard, RequestError
@@ -104,6 +105,7 @@ def doctor(as_json: bool = AS_JSON) -> None:
 
 
 add_export(app)
+add_curate(app)
 add_atoms(app)
 
 

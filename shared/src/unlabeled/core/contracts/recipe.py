@@ -55,6 +55,7 @@ class Data(Strict):
     )
     hold_out: float = Field(0.0, ge=0, lt=1, description="share of the groups kept out of pretraining, for evaluation")
     groups: tuple[str, ...] | None = Field(None, description="keyed hashes of the only groups to use; none: all")
+    keep: Path | None = Field(None, description="manifest of `curate`: only what it kept is used")
 
 
 class Optimiser(Strict):
@@ -346,7 +347,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
                 raise RequestError(f"the override {override!r} goes into {parent}, which is no section")
         at[last] = parsed(text, override)
     recipe = validated(Recipe, values, str(path))
-    data = recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)})
+    paths = {name: file and _beside(path, file) for name, file in _paths(recipe.data).items()}
+    data = recipe.data.model_copy(update=paths)
     files = {name: file and _beside(path, file) for name, file in _files(recipe.study).items()}
     starts = tuple(located(start, path.parent) for start in recipe.study.starts)
     study = recipe.study.model_copy(update={**files, "starts": starts})
@@ -363,6 +365,10 @@ def parsed(text: str, pair: str) -> Any:
 
 def _beside(recipe: Path, path: Path) -> Path:
     return path.expanduser() if path.expanduser().is_absolute() else (recipe.parent / path)
+
+
+def _paths(data: Data) -> dict[str, Path | None]:
+    return {"path": data.path, "keep": data.keep}
 
 
 def _files(study: Study) -> dict[str, Path | None]:
@@ -391,7 +397,8 @@ def located(start: str, folder: Path) -> str:
 
 def absolute(recipe: Recipe) -> Recipe:
     """The same recipe wherever it is read: the paths of data, labels and weights to compare with, made absolute."""
-    data = recipe.data.model_copy(update={"path": recipe.data.path.expanduser().resolve()})
+    paths = {name: file and file.expanduser().resolve() for name, file in _paths(recipe.data).items()}
+    data = recipe.data.model_copy(update=paths)
     files = {name: file and file.expanduser().resolve() for name, file in _files(recipe.study).items()}
     starts = tuple(located(start, Path.cwd()) for start in recipe.study.starts)
     study = recipe.study.model_copy(update={**files, "starts": starts})

@@ -29,7 +29,7 @@ class Balance:
         share: float = Field(0.5, gt=0, le=1, description="of the items, what is kept")
         levels: tuple[int, ...] = Field(
             (),
-            description="clusters of each level, the finest first; none: one for every 20 items, and one for every 10 of these",
+            description="clusters of each level, the finest first; none: one for every 20 items, at most 1,000, and a tenth of these",
         )
         nearness: float = Field(
             1.0,
@@ -47,7 +47,8 @@ class Balance:
         values = collection.embedded("balance")[items]
         if not len(items):
             return []
-        levels = o.levels or (max(1, len(items) // 20), max(1, len(items) // 200))
+        fine = min(1000, max(1, len(items) // 20))
+        levels = o.levels or (fine, max(1, fine // 10))
         if min(levels) < 1 or list(levels) != sorted(levels, reverse=True):
             raise RequestError(f"balance.levels {list(levels)} must fall from the finest to the coarsest, to 1 or more")
         clusters = hierarchical(values, levels, o.seed)

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 import torch.distributed as dist
 
 from unlabeled.core import ranks
 from unlabeled.core.contracts import RunFailed
-from unlabeled.core.data.clusters import balanced_shares, chosen, hierarchical
+from unlabeled.core.data.clusters import chosen, hierarchical, shares
 from unlabeled.core.data.items import Items
 from unlabeled.core.data.plans.pruned import Ids, Pruned
 from unlabeled.core.evaluation.embed import embed
@@ -41,18 +40,18 @@ class Choices:
     seed: int
     run: Path
 
-    def make(self, round: int, method: Any) -> Ids:
+    def make(self, number: int, method: Any) -> Ids:
         kept: list[Ids] = []
         if ranks.rank() == 0:
-            kept = [self._made(round, method)]
+            kept = [self._made(number, method)]
         if ranks.world() > 1:
             sent = kept or [np.zeros(0, np.int64)]
             dist.broadcast_object_list(sent, src=0)
             kept = sent
         return kept[0]
 
-    def _made(self, round: int, method: Method) -> Ids:
-        o, draw = self.options, rng(self.seed, "pruned", round)
+    def _made(self, number: int, method: Method) -> Ids:
+        o, draw = self.options, rng(self.seed, "pruned", number)
         pool = np.arange(len(self.items))
         if o.subset is not None and o.subset < len(pool):
             pool = np.sort(draw.choice(pool, o.subset, replace=False))
@@ -61,42 +60,37 @@ class Choices:
         found = embed(encoder, self.items.take(pool), encoder.specs)
         pool, values = pool[found.item], found.values
         clusters = hierarchical(values, o.levels, self.seed)
-        counts = balanced_shares(np.bincount(clusters.labels), round_to(o.share, len(pool)))
-        stays = chosen(values, clusters, counts, o.nearness, self.seed)
-        self._write(round, pool, clusters.labels, stays)
+        counts = shares(clusters, max(1, round(o.share * len(pool))))
+        stays = np.sort(chosen(values, clusters, counts, o.nearness, self.seed))
+        self._write(number, pool, clusters.labels, stays)
         return pool[stays]
 
-    def _write(self, round: int, pool: Ids, labels: Ids, stays: Ids) -> None:
+    def _write(self, number: int, pool: Ids, labels: Ids, stays: Ids) -> None:
         kept = np.zeros(len(pool), bool)
         kept[stays] = True
         table = pa.table({"item": pool, "cluster": labels, "kept": kept})
-        path = self._path(round)
+        path = self._path(number)
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, lambda temp: pq.write_table(table, temp))
-        log.info("round %d: %d of %d items stay", round, len(stays), len(pool))
+        log.info("round %d: %d of %d items stay", number, len(stays), len(pool))
 
-    def sha256(self, round: int) -> str:
-        return _hash(self._read(round))
+    def sha256(self, number: int) -> str:
+        return _hash(self._read(number))
 
-    def read(self, round: int, sha256: str) -> Ids:
-        table = self._read(round)
+    def read(self, number: int, sha256: str) -> Ids:
+        table = self._read(number)
         if _hash(table) != sha256:
-            raise RunFailed(f"{self._path(round)} is not what the run was trained on; start the run anew")
+            raise RunFailed(f"{self._path(number)} is not what the run was trained on; start the run anew")
         return np.asarray(table["item"])[np.asarray(table["kept"])]
 
-    def _path(self, round: int) -> Path:
-        return self.run / "plans" / f"round-{round:04d}.parquet"
+    def _path(self, number: int) -> Path:
+        return self.run / "plans" / f"round-{number:04d}.parquet"
 
-    def _read(self, round: int) -> pa.Table:
+    def _read(self, number: int) -> pa.Table:
         try:
-            return pq.read_table(self._path(round))
+            return pq.read_table(self._path(number))
         except (OSError, pa.ArrowInvalid) as error:
-            raise RunFailed(f"{self._path(round)} cannot be read ({error}); start the run anew") from None
-
-
-def round_to(share: float, n: int) -> int:
-    """The number of items that a share of n is; at least one."""
-    return max(1, round(share * n))
+            raise RunFailed(f"{self._path(number)} cannot be read ({error}); start the run anew") from None
 
 
 def _hash(table: pa.Table) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from unlabeled.core.curate.alike import likeness
 from unlabeled.core.curate.base import Decision
 from unlabeled.core.curate.collection import Collection
-from unlabeled.core.curate.groups import Ids, near
-from unlabeled.core.curate.hashes import Hashes, count, differences, hamming, packed
+from unlabeled.core.curate.groups import Ids, Pairs, near
+from unlabeled.core.curate.hashes import Hashes, differences, hamming, packed
 
 log = logging.getLogger(__name__)
 
 Window = list[tuple[float, float]]
+Scores = NDArray[np.float32]
+Agree = Callable[[Ids, Ids], Scores]
 
 MARGIN = 0.5  # grey levels: smaller differences between neighbouring cells are noise of compression, and no bits
 TOLD = 8  # differences above it that a window must have: the hash of less says nothing
@@ -37,7 +39,7 @@ class Duplicates:
 
     Copies of equal content are found by SHA-256. Candidates for the others are pairs whose difference hashes (Zauner 2010)
     differ in few bits, the whole of one against the whole and nine crops of the other, or whose embeddings have a large cosine
-    (Precision at Scale, arXiv 2403.08730... see Lee et al. 2022 for text). Each is laid over the other and compared in
+    (as Precision at Scale does). Each is laid over the other and compared in
     brightness and detail (`alike`), so that an equal hash or a near embedding alone drops nothing. What is dropped agrees
     with the very item that is kept in its place, so no chain of small changes joins what differs. The score is the
     correlation of detail, or the cosine where content is not compared.
@@ -71,40 +73,43 @@ class Duplicates:
         order, decisions = _equal(collection, order)
         if len(order) < 2:
             return decisions
-        left, right, score = self._pairs(collection, order)
-        by_left = np.lexsort((right, left))
-        left, right, score = left[by_left], right[by_left], score[by_left]
-        begins = np.searchsorted(left, np.arange(len(order) + 1))
+        left, right, agree = self._candidates(collection, order)
         gone = np.zeros(len(order), np.bool_)
-        for i in np.unique(left).tolist():  # the best first; what is gone stands for nothing
-            if gone[i]:
-                continue
-            for p in range(begins[i], begins[i + 1]):
-                if not gone[right[p]]:
-                    gone[right[p]] = True
-                    decisions.append(
-                        Decision(int(order[right[p]]), "a near copy", int(order[i]), round(float(score[p]), 4))
-                    )
+        while len(left):
+            open_ = np.zeros(len(order), np.bool_)
+            open_[right] = True
+            settled = ~open_[left]  # none is left that could take its place
+            a, b = left[settled], right[settled]
+            score = agree(a, b)
+            for p in np.lexsort((a, b)).tolist():  # of several that agree, the best stands for it
+                if score[p] > 0 and not gone[b[p]]:
+                    gone[b[p]] = True
+                    said = round(float(score[p]), 4)
+                    decisions.append(Decision(int(order[b[p]]), "a near copy", int(order[a[p]]), said))
+            rest = ~settled & ~gone[left] & ~gone[right]
+            left, right = left[rest], right[rest]
         return decisions
 
-    def _pairs(self, collection: Collection, order: Ids) -> tuple[Ids, Ids, NDArray[np.float32]]:
-        """left < right (P,) places in `order`, and how alike they are."""
+    def _candidates(self, collection: Collection, order: Ids) -> tuple[Ids, Ids, Agree]:
+        """left < right (P,) places in `order`, and what says how alike some of them are; what is not above 0 is not."""
         o = self.options
         windows: list[Window] = [[(0.0, 1.0)] * collection.rank, *(CROPS if collection.rank == 2 else [])]
         hashes, told = _hashes(collection.grey, order, windows)
+        values = _unit(collection.embedded("duplicates")[order]) if "embedding" in o.by else None
         found = np.zeros(0, np.int64)
-        n = len(order)
         if "hash" in o.by:
-            found = np.union1d(found, _by_hash(hashes, told, o.distance))
-        if "embedding" in o.by:
-            found = np.union1d(found, _by_cosine(collection.embedded("duplicates")[order], o.cosine))
-        left, right = np.divmod(found, n)
-        if o.content:
-            return _verified(collection, order, hashes, windows, left, right)
-        if "embedding" in o.by:
-            values = _unit(collection.embedded("duplicates")[order])
-            return left, right, np.einsum("pd,pd->p", values[left], values[right])
-        return left, right, 1 - hamming(hashes[left], hashes[right][:, :1]).min(1).astype(np.float32) / 64
+            found = _by_hash(hashes, told, o.distance)
+        if values is not None:
+            found = np.union1d(found, _by_cosine(values, o.cosine))
+
+        def near(a: Ids, b: Ids) -> Scores:
+            """Without content: the cosine where there is one, else the share of bits that agree."""
+            if values is not None:
+                return np.asarray(np.einsum("pd,pd->p", values[a], values[b]))
+            return 1 - hamming(hashes[a], hashes[b][:, :1]).min(1).astype(np.float32) / 64
+
+        left, right = np.divmod(found, len(order))
+        return left, right, _Content(collection, order, hashes, windows) if o.content else near
 
 
 def _equal(collection: Collection, order: Ids) -> tuple[Ids, list[Decision]]:
@@ -129,28 +134,96 @@ def _hashes(grey: NDArray[np.uint8], order: Ids, windows: list[Window]) -> tuple
     return hashes, told
 
 
+class _Listed:
+    """Every hash once, and which items have it: those of `values[v]` are `items[start[v] : start[v + 1]]`, the best first."""
+
+    def __init__(self, hashes: Hashes, told: NDArray[np.bool_]) -> None:
+        item = np.broadcast_to(np.arange(len(hashes))[:, None], hashes.shape)[told]
+        hashes = hashes[told]
+        order = np.lexsort((item, hashes))
+        hashes, item = hashes[order], item[order]
+        new = np.ones(len(item), np.bool_)
+        new[1:] = (hashes[1:] != hashes[:-1]) | (item[1:] != item[:-1])
+        hashes, self.items = hashes[new], item[new]
+        self.values, begin = np.unique(hashes, return_index=True)
+        self.start = np.append(begin, len(hashes))
+
+
 def _by_hash(hashes: Hashes, told: NDArray[np.bool_], distance: int) -> Ids:
     """left * n + right of every pair, left < right, of which the whole of one is near a window of the other."""
     n = len(hashes)
-    whole, of_whole, wholes = _listed(hashes[:, :1], told[:, :1])
-    window, of_window, many = _listed(hashes, told)
-    first = np.minimum(many, FIRST)
-    found: list[Ids] = []
-    bits: list[NDArray[np.uint8]] = []
-    total, limit = 0, distance
-    for pairs in near(whole, window, distance):
-        near_enough = pairs.bits <= limit
-        left, right, differ = (x[near_enough] for x in pairs)
-        for a, b, d in _expanded(wholes[left], first[right], left, right, differ):
-            i, j = of_whole[a], of_window[b]
-            new = i != j
-            found.append((np.minimum(i, j) * n + np.maximum(i, j))[new])
-            bits.append(d[new])
-            total += len(found[-1])
-            while total > MOST and limit > 0:
-                limit -= 1
-                log.warning("duplicates: too many pictures look alike; the distance is lowered to %d bits", limit)
-                found = [f[b_ <= limit] for f, b_ in zip(found, bits, strict=True)]
-                bits = [b_[b_ <= limit] for b_ in bits]
-                total = sum(map(len, found))
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    whole, window = _Listed(hashes[:, :1], told[:, :1]), _Listed(hashes, told)
+    found: list[tuple[Ids, NDArray[np.uint8]]] = []
+    limit = distance
+    for pairs in near(whole.values, window.values, distance):
+        for i, j, bits in _expanded(whole, window, pairs):
+            new = (i != j) & (bits <= limit)
+            found.append(((np.minimum(i, j) * n + np.maximum(i, j))[new], bits[new]))
+        while sum(len(at) for at, _ in found) > MOST and limit > 0:
+            limit -= 1
+            log.warning("duplicates: too many pictures look alike; the distance is lowered to %d bits", limit)
+            found = [(at[bits <= limit], bits[bits <= limit]) for at, bits in found]
+    return np.unique(np.concatenate([at for at, _ in found])) if found else np.zeros(0, np.int64)
+
+
+def _expanded(a: _Listed, b: _Listed, pairs: Pairs) -> Iterator[tuple[Ids, Ids, NDArray[np.uint8]]]:
+    """The items of pairs of hashes; of the right one's the first ones alone."""
+    many_a = np.diff(a.start)[pairs.left]
+    many_b = np.minimum(np.diff(b.start)[pairs.right], FIRST)
+    each = many_a * many_b
+    parts = np.cumsum(each) // 1_000_000  # a million at once
+    for part in np.unique(parts):
+        some = parts == part
+        left, right, differ, wide, size = (x[some] for x in (pairs.left, pairs.right, pairs.bits, many_b, each))
+        at = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+        row, column = np.divmod(at, np.repeat(wide, size))
+        yield (
+            a.items[np.repeat(a.start[left], size) + row],
+            b.items[np.repeat(b.start[right], size) + column],
+            np.repeat(differ, size),
+        )
+
+
+def _by_cosine(values: NDArray[np.float32], least: float) -> Ids:
+    """left * n + right of every pair, left < right, whose embeddings have this cosine."""
+    unit, n = _unit(values), len(values)
+    found = [np.zeros(0, np.int64)]
+    for at in range(0, n, 512):
+        left, right = np.nonzero(unit[at : at + 512] @ unit[at:].T >= least)
+        after = left < right
+        found.append((left[after] + at) * n + right[after] + at)
+    return np.concatenate(found)
+
+
+def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+class _Content:
+    """(P,) the correlation of detail of pairs of places in `order` that show the same, one as a window of the other; else -1."""
+
+    def __init__(self, collection: Collection, order: Ids, hashes: Hashes, windows: list[Window]) -> None:
+        self.collection, self.order, self.hashes = collection, order, hashes
+        self.begins = np.array([[begin for begin, _ in window] for window in windows], np.float32)
+        self.sizes = np.array([[end - begin for begin, end in window] for window in windows], np.float32)
+
+    def __call__(self, a: Ids, b: Ids) -> Scores:
+        score = np.full(len(a), -1, np.float32)
+        for at in range(0, len(a), 4096):
+            some = slice(at, at + 4096)
+            score[some] = self._within(a[some], b[some])
+            again = at + np.flatnonzero(score[some] < 0)
+            score[again] = self._within(b[again], a[again])
+        return score
+
+    def _within(self, a: Ids, b: Ids) -> Scores:
+        """Where b is a window of a."""
+        grey, colour = self.collection.grey, self.collection.colour
+        a_, b_ = self.order[a], self.order[b]
+        best = hamming(self.hashes[a], self.hashes[b][:, :1]).argmin(1)
+        found = likeness(grey[a_], grey[b_], self.begins[best], self.sizes[best])
+        ok = (found.overlap >= OVERLAP) & (found.level <= LEVEL) & (found.worst <= LEVEL + found.contrast / 2)
+        ok &= (found.detail >= DETAIL) & (found.contrast >= CONTRAST)
+        if colour is not None:
+            ok &= np.abs(colour[a_].mean((1, 2)) - colour[b_].mean((1, 2))).max(1, initial=0) <= TINT
+        return np.where(ok, found.detail, np.float32(-1))

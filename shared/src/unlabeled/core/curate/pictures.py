@@ -22,7 +22,7 @@ from unlabeled.core.data.manifest import Progress
 from unlabeled.core.files import without_folders
 
 # decoders that run no programs and follow no references; a file of another format is no picture here
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LONGER = 1024  # cells along the longer side of what `Collection.picture` gives
 
@@ -48,6 +48,7 @@ def read_folder(root: Path, progress: Progress | None = None) -> Collection:
     """
     if not root.is_dir():
         raise RequestError(f"{root}: no such folder" if not root.exists() else f"{root} is a file; name its folder")
+    Image.init()  # before the threads: it is not made for several at once
     names, failed, ignored = find(root)
     if not names and not failed:
         raise RequestError(f"{root}: no picture in it ({', '.join(SUFFIXES)})")

@@ -41,9 +41,9 @@ class Poison:
     a bin nothing is dropped. Else images are dropped by their mean, clipped, over all suspicious bins, above the
     limit that at most `false_flags` of all images pass with the signs turned. That mean is the score.
 
-    What it cannot see: a trigger in fewer than about 8 images; one that JPEG has removed (4:2:0 halves the colours, and at
-    quality 90 or less little of it is left; then it is no trigger any more) or that was made before a resize or crop; one
-    with another block size; grey images. Copies of one image share its frequencies: run `duplicates` first.
+    What it cannot see: a trigger in fewer than about 8 images; one that JPEG has removed (4:2:0 halves the colours
+    and leaves a tenth or less of CTRL's own bins; then it is no trigger any more) or that was made before a resize or crop;
+    one with another block size; grey images. Copies of one image share its frequencies: run `duplicates` first.
 
     Deviations: the paper has an attack and no such defence; decided here.
     """

@@ -77,8 +77,8 @@ def picture(made: Atom, size: int, draw: np.random.Generator) -> NDArray[np.uint
     lines = orbits(made, draw) * (size / PAPER) + centre
     image = Image.new("L", (size, size))
     pen = ImageDraw.Draw(image)
-    for line, grey in zip(lines, greys, strict=True):
-        pen.line([*map(tuple, line), tuple(line[0])], fill=int(grey))
+    for line, grey in zip(lines, greys.tolist(), strict=True):
+        pen.line([*line.ravel().tolist(), *line[0].tolist()], fill=grey)
     return np.repeat(np.asarray(image)[..., None], 3, -1)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unlabeled.core.contracts import (
@@ -91,6 +93,8 @@ class Corpus:
         for line, count in sorted(made.items()):
             log.info("%s: %s, in %d records", data.path.name, line, count)
         corpus = cls(domain, data, manifest, specs)
+        if data.keep is not None:
+            corpus = corpus.curated(data.keep)
         return corpus.only(data.groups) if data.groups is not None else corpus
 
     def only(self, groups: Sequence[str]) -> Corpus:
@@ -98,6 +102,23 @@ class Corpus:
         wanted = set(groups)
         keep = Manifest(tuple(r for r in self.manifest if not r.ok or r.group in wanted))
         keep.check(1.0, f"{self.data.path}, groups {', '.join(groups[:3])}")
+        return self._with(keep, self.specs)
+
+    def curated(self, file: Path) -> Corpus:
+        """The records that the manifest `file` of `curate` kept. Raises RequestError where it does not know one of them."""
+        try:
+            table = pq.read_table(file, columns=["key", "kept"]).to_pydict()
+        except (OSError, pa.ArrowException) as error:
+            raise RequestError(f"data.keep: {file} is no manifest of `curate` ({' '.join(str(error).split())})") from None
+        kept = dict(zip(table["key"], table["kept"], strict=True))
+        unknown = [r.key for r in self.rows if r.key not in kept]
+        if unknown:
+            raise RequestError(
+                f"data.keep: {file} does not know {len(unknown)} of {len(self)} records of {self.data.path}, as {unknown[0]!r}; "
+                "curate that folder again"
+            )
+        keep = Manifest(tuple(r for r in self.manifest if not r.ok or kept[r.key]))
+        keep.check(1.0, f"{self.data.path}, kept by {file.name}")
         return self._with(keep, self.specs)
 
     def normalised(self, method: str | None = None, specs: Mapping[str, InputSpec] | None = None) -> Corpus:

@@ -1,4 +1,7 @@
-"""Features kept apart: no item lies close to another one."""
+"""Features kept apart: no item lies close to another one.
+
+It stands alone because it is a term beside any loss of items, and the recipes for slides take it with terms of their own.
+"""
 
 from __future__ import annotations
 

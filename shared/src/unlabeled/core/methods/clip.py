@@ -50,7 +50,7 @@ class CLIP(Method):
         text_encoder: TextTower = Field(TextTower(), description="the text's token encoder, as under encoder")
         text_start: str | None = Field(
             None,
-            description="weights of the text's encoder: a bundle's folder, stage:NAME or a weight file; none: random",
+            description="weights of the text's encoder: a bundle's folder or a weight file; none: random",
         )
         freeze_text: bool = Field(False, description="whether the text's encoder stays as it began")
         width: int = Field(256, ge=1, description="of the common space (paper: 512)")

@@ -36,7 +36,7 @@ class DetCon(Method):
 
     Regions come from a map (see `tokens.regions`), drawn anew in every step where an item has many, and go through the
     views with the item. The features of a region are the mean of the tokens, weighted by how many of a token's cells lie in
-    it (eq. 1); the loss is NT-Xent over regions instead of items (eq. 3 without a predictor, DetCon-S). A region that either
+    it; the loss is NT-Xent over regions instead of items (DetCon-S, section 3). A region that either
     view does not show takes no part.
 
     Raises RequestError where the tokens of the encoder lie on no grid, or the map's input is not there.

@@ -35,8 +35,9 @@ class DirectPred(TwoViews):
 
     Deviations: the predictor starts as the identity, where the authors draw one for the first step; a batch that is not
     finite or empty leaves F as it was; eigenvalues of the symmetric F are real, where the authors take the real part of
-    a general solver's. Their code's DirectCopy divides by no norm, which makes `eps` depend on the scale of z; here it is
-    the paper's, with the spectral norm (read in summaries). AdamW in place of SGD.
+    a general solver's. Their code's DirectCopy divides by no norm, so that `eps` depends on the scale of z; the text of
+    its paper could not be read, and here |F| is the spectral norm, by which both kinds give (1 + eps) I for F = I.
+    `eps` is that of the authors' command. AdamW in place of SGD.
     """
 
     class Options(base.Options):
@@ -107,7 +108,8 @@ def second_moment(z: Tensor, weight: Tensor) -> Tensor:
 def predictor(correlation: Tensor, kind: Literal["pred", "copy"], eps: float) -> Tensor:
     """The predictor (D, D) of a symmetric `correlation` (D, D) without negative eigenvalues; eps I where it is 0."""
     tiny = torch.finfo(correlation.dtype).tiny
-    values, vectors = torch.linalg.eigh(correlation)
+    solved: tuple[Tensor, Tensor] = torch.linalg.eigh(correlation)
+    values, vectors = solved
     if kind == "copy":
         eye = torch.eye(len(correlation), dtype=correlation.dtype, device=correlation.device)
         return correlation / values[-1].clamp_min(tiny) + eps * eye

@@ -99,7 +99,8 @@ class GLARE(DINO):
 
     def on_batch(self, batch: Batch, ctx: Context) -> Any:
         o, views, regions = self.options, self._views(batch, ctx), ctx.draw(batch, "regions")
-        inputs = {n: type(x).joined([v.inputs[n] for v in views]) for n, x in views[0].inputs.items()}
+        kinds: dict[str, Any] = {n: type(x) for n, x in views[0].inputs.items()}
+        inputs = {n: kind.joined([v.inputs[n] for v in views]) for n, kind in kinds.items()}
         tokens, worse, chosen, lots = self.encoder.tokenise(inputs), {}, [], []
         numbers = torch.cat([2 * batch.index + i for i in range(2)])
         draws = Draw(ctx.seed, ctx.epoch, numbers, "patches")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.contracts.batch import Batch, BatchInput
 from unlabeled.core.methods import base
 from unlabeled.core.methods.base import Context
 from unlabeled.core.methods.ijepa import Share
@@ -54,7 +55,7 @@ class Hidden:
         """Features of all tokens, with `mask_token` (D,) in the place of the hidden ones."""
         valid = torch.cat([t.valid for t in self.tokens.values()], 1)
         lengths = [t.valid.shape[1] for t in self.tokens.values()]
-        parts = torch.zeros_like(valid).scatter(1, self.at, self.there).split(lengths, 1)
+        parts = torch.split(torch.zeros_like(valid).scatter(1, self.at, self.there), lengths, 1)
         hidden = dict(zip(self.tokens, parts, strict=True))
 
         def corrupt(name: str, x: Tensor) -> Tensor:
@@ -76,12 +77,15 @@ def hidden(options: Hiding, encoder: TokenEncoder, crops: Sequence[Batch], ctx: 
 
     Of each crop it is drawn whether it hides anything, and then how much; all inputs of it hide the same share.
     """
-    inputs = {name: type(x).joined([crop.inputs[name] for crop in crops]) for name, x in crops[0].inputs.items()}
+    inputs: dict[str, BatchInput] = {}
+    for name, x in crops[0].inputs.items():
+        kind: Any = type(x)
+        inputs[name] = kind.joined([crop.inputs[name] for crop in crops])
     tokens = encoder.tokenise(inputs)
     numbers = torch.cat([len(crops) * crop.index + i for i, crop in enumerate(crops)])
     draws = Draw(ctx.seed, ctx.epoch, numbers, "hidden")
     least, most = options.mask_ratio
-    chance = draws.uniform("/share", 2)
+    chance = draws.uniform("/share", 2).to(torch.float64)
     ratio = torch.where(chance[:, 0] < options.mask_share, least + (most - least) * chance[:, 1], 0)
     at, there, start = [], [], 0
     for name, t in tokens.items():

@@ -37,7 +37,7 @@ class ISogCLR(TwoViews):
     """
 
     class Options(base.Options):
-        temperature: float = Field(0.1, gt=0, description="of every item at first")
+        temperature: float = Field(0.1, ge=0.02, description="of every item at first")
         tau_min: float = Field(
             0.05, ge=0.02, description="lowest temperature; below 0.02 fp32 does not hold exp(1 / t)"
         )
@@ -78,7 +78,7 @@ class ISogCLR(TwoViews):
         record = None if o.same_record_negatives else first.record
         tau = self.tau[item]
         found = sogclr(z1, z2, tau, self.s[item], o.gamma, first.weight, record)
-        self._found = item, found
+        self._found = item, found._replace(loss=found.loss.detach())
         return weighted({"isogclr": (1.0, found.loss)}, pooled, temperature=ranks.mean(tau, first.weight))
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ def _by_item(item: Tensor, found: Contrast) -> tuple[Tensor, Tensor, Tensor, Ten
     All rows of an item hold the same numbers to the bit, so it does not matter which of them is written last.
     """
     item, weight = ranks.gather(item), ranks.gather(found.weight)
-    told = ranks.gather(torch.stack([found.average, found.slope], 1).detach())
+    told = ranks.gather(torch.stack([found.average, found.slope], 1))
     same = (item[:, None] == item[None, :]) & (weight > 0)[None, :]
     number = same.sum(1)
     means = same.to(told.dtype) @ told / number.clamp_min(1)[:, None]

@@ -87,7 +87,7 @@ class MMC(Method):
         items, patches = self.projected(self._student(), seen, some)
         with torch.no_grad():
             whole = self.teacher["encoder"].encode(views.tokens)
-            item_targets, patch_targets = self.projected(self.teacher.parts, whole, some)
+            item_targets, patch_targets = self.projected(self.teacher, whole, some)
         item = [
             info_nce(z, target, o.temperature, weight, record)
             for z, target in zip(items, reversed(item_targets), strict=True)
@@ -103,7 +103,7 @@ class MMC(Method):
         )
 
     def projected(
-        self, parts: Mapping[str, nn.Module], features: Features, some: Hidden
+        self, parts: Teacher | Mapping[str, nn.Module], features: Features, some: Hidden
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Of both views, the items (B, D) and the patches (B, M, D) that are contrasted, by these projectors."""
         tokens, there = some.take(features.tokens), some.there * some.weight[:, None]

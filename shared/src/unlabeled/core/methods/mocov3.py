@@ -63,9 +63,7 @@ class MoCoV3(TwoViews):
         with torch.no_grad():
             encoder, projector = self.teacher["encoder"], self.teacher["projector"]
             keys = [projector(encoder(view.inputs).pooled, weight) for view in batch]
-        terms = [
-            info_nce(q, k, o.temperature, weight, record) for q, k in zip(queries, reversed(keys), strict=True)
-        ]
+        terms = [info_nce(q, k, o.temperature, weight, record) for q, k in zip(queries, reversed(keys), strict=True)]
         gap = self.teacher.gap(**self._student())
         return weighted({"info_nce": (2 * o.temperature, terms[0] + terms[1])}, pooled, teacher_gap=gap)
 

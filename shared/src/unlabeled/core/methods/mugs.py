@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,14 +49,15 @@ def nearest_rows(x: Tensor, rows: Tensor, met: Tensor, most: int) -> tuple[Tenso
 class Mugs(DINO):
     """A student agrees with its slow copy on the item, on its neighbourhood and on its group.
 
-    On the item: InfoNCE between a projection of one crop and the copy's of another, against a queue (section 3.1). On the
-    neighbourhood: the same, between features that a small transformer made of an item and of its nearest ones in a memory
-    (section 3.2). On the group: DINO (section 3.3). The teacher's encoder is exported.
+    On the item: InfoNCE between a projection of one crop and the copy's of another, against a queue. On the
+    neighbourhood: the same, between features that a small transformer made of an item and its nearest ones in a memory.
+    On the group: DINO. The teacher's encoder is exported.
 
     Deviations: pooled features serve all three terms, where the authors take the class token twice and the mean of the
     patches for the neighbourhood. Queues and memories start empty and fill up, where theirs begin with random rows, and
-    their memory's pointer moves twice at each step, so that half of it stays random; a search there compares features before
-    the last norm with features after it. One large crop of every item enters, theirs are both crops in the queues. On
+    their memory's pointer moves twice at each step, so that half of it may stay random; a search there compares features
+    before the last norm with features after it. One large crop of every item enters, theirs are both crops in the queues.
+    Teacher and student see crops of one kind, where their teacher's are augmented less. On
     small data a queue reaches back over an epoch: former rows of an item, and those of its record, are neither neighbours
     nor negatives of it unless asked for. All pairs of crops weigh the same, where large and small crops share half each in
     the authors' code. The heads have ReLU in place of GELU, and are narrower by default, as DINO's are.
@@ -120,18 +121,17 @@ class Mugs(DINO):
         assert isinstance(queue, Queue)
         return queue
 
-    def _around(self, group: LocalGroup, features: Sequence[Tensor], memory: str, met: Tensor) -> list[Tensor]:
-        return [group(x, self._queue(memory).rows, met) for x in features]
+    def _around(self, group: LocalGroup, features: list[Tensor], memory: str, met: Tensor) -> list[Tensor]:
+        n = len(features)
+        return list(group(torch.cat(features), self._queue(memory).rows, met.repeat(n, 1)).chunk(n))
 
-    def _keys(self, name: str, features: Sequence[Tensor]) -> list[Tensor]:
-        return [unit(self.teacher["projectors"][name](x)) for x in features]
+    def _keys(self, name: str, features: list[Tensor]) -> list[Tensor]:
+        return list(unit(self.teacher["projectors"][name](torch.cat(features))).chunk(len(features)))
 
-    def _contrast(
-        self, name: str, features: Sequence[Tensor], keys: Sequence[Tensor], met: Tensor, weight: Tensor
-    ) -> Tensor:
+    def _contrast(self, name: str, features: list[Tensor], keys: list[Tensor], met: Tensor, weight: Tensor) -> Tensor:
         """The mean over pairs of different crops, the first of which are those of the keys."""
-        says = [self.predictors[name](unit(self.projectors[name](x)).to(x.dtype)) for x in features]
-        rows = self._queue(name).rows
+        x, rows = torch.cat(features), self._queue(name).rows
+        says = self.predictors[name](unit(self.projectors[name](x)).to(x.dtype)).chunk(len(features))
         pairs = [(query, key) for j, query in enumerate(says) for i, key in enumerate(keys) if i != j]
         return torch.stack(
             [queue_nce(q, k, rows, met, self.options.contrast_temperature, weight) for q, k in pairs]

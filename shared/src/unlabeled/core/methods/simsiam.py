@@ -24,7 +24,8 @@ class SimSiam(TwoViews):
 
     Eq. 3 and 4: -cos(p1, z2) / 2 - cos(p2, z1) / 2, from 1 to -1, with z held still. The projector ends in a batch norm,
     the predictor is a bottleneck (section 3). The deviation of z / |z| times the square root of its width, which the
-    paper plots (section 4.1), is reported as `target_std`: 1 where directions are uniform, 0 at a collapse.
+    paper plots (section 4.1), is reported as `target_std`: 1 where directions are uniform, 0 where all are one. It stays
+    near 1 where all fall on one line, to one half or the other: so far a collapse gets while that norm keeps their mean at 0.
 
     Deviations: the heads are narrower by default (paper: 2048 three times, and 512 in the predictor); the predictor's
     learning rate follows the schedule, where the authors keep it constant; a residual branch does not start at 0;
@@ -52,7 +53,7 @@ class SimSiam(TwoViews):
         return self.predictor(z, weight)  # type: ignore[no-any-return]
 
     def still(self, z: Tensor) -> Tensor:
-        """A projection as a target: without gradient. With one, the network makes all items alike."""
+        """A projection as a target: without gradient. With one, few directions are left, or a single one."""
         return z.detach()
 
     def step(self, batch: Pair, ctx: Context) -> dict[str, Any]:

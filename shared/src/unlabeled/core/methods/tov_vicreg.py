@@ -39,7 +39,7 @@ class TOVVICReg(VICReg):
     """VICReg on two views of a frame of a clip; and a linear layer tells whether that frame and its neighbours are in order.
 
     The pooled features of the three frames are laid side by side in one of 6 orders, drawn for each item, and are judged
-    by binary cross-entropy: in order of time or not (section 4.1). The first axis of every input is time. An item in order
+    by binary cross-entropy: in order of time or not. The first axis of every input is time. An item in order
     has a chance of 1/6 in the paper: who always answers with it pays -(1/6 ln 1/6 + 5/6 ln 5/6) = 0.4506, so that only
     less than that is something learned; with `in_order_share: 0.5` that floor is ln 2.
 
@@ -89,8 +89,8 @@ class TOVVICReg(VICReg):
             weight = weight * enough
         before, frame, after = (batch.with_inputs(**{n: p[i] for n, p in pieces.items()}) for i in range(3))
         scopes = {"before": before, "view1": frame, "view2": frame, "after": after}
-        drawn = [self.views(piece, ctx.draw(batch, scope)) for scope, piece in scopes.items()]
-        return Shuffled(*drawn, order=self.orders[self._number(batch, ctx)], weight=weight)
+        earlier, view, other, later = (self.views(piece, ctx.draw(batch, scope)) for scope, piece in scopes.items())
+        return Shuffled(earlier, view, other, later, self.orders[self._number(batch, ctx)], weight)
 
     def _number(self, batch: Batch, ctx: Context) -> Tensor:
         """Which of the orders each item gets (B,): the first with its chance, the others with equal ones."""

@@ -44,7 +44,7 @@ class AdaptableMlp(Mlp):
         self.adapter: Adapter | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = super().forward(x)
+        out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         return out if self.adapter is None else out + self.adapter(x)
 
 

@@ -9,6 +9,7 @@ Ids are (B, *S) int64, one for every cell, -1 for a cell of no region. Padding m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -44,7 +45,7 @@ class Grid(Kind):
     parts: int = Field(4, ge=1, description="boxes along each axis of the item")
 
     def count(self, axes: int) -> int:
-        return self.parts**axes
+        return math.prod([self.parts] * axes)
 
     def ids(self, batch: Batch, x: Dense, draws: Draw) -> Tensor:
         return grid_ids(x.valid, self.parts)
@@ -174,4 +175,5 @@ def shares(regions: Tensor, patch: Sequence[int]) -> Tensor:
     grid = grid_of(regions.shape[2:], patch)
     tail = [g * p - s for g, p, s in zip(grid, patch, regions.shape[2:], strict=True)]
     padded = F.pad(regions, [n for t in reversed(tail) for n in (0, t)])
-    return patchify(padded.float(), patch).unflatten(-1, (-1, regions.shape[1])).mean(2)
+    patches = patchify(padded.float(), patch)
+    return patches.view(*patches.shape[:2], -1, regions.shape[1]).mean(2)
