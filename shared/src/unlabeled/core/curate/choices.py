@@ -15,12 +15,11 @@ import torch.distributed as dist
 
 from unlabeled.core import ranks
 from unlabeled.core.contracts import RunFailed
-from unlabeled.core.data.clusters import chosen, hierarchical, shares
+from unlabeled.core.data.clusters import Values, chosen, hierarchical, shares
 from unlabeled.core.data.items import Items
 from unlabeled.core.data.plans.pruned import Ids, Pruned
-from unlabeled.core.evaluation.embed import embed
+from unlabeled.core.evaluation.embed import Embeddings, embed
 from unlabeled.core.files import write_atomic
-from unlabeled.core.methods.base import Method
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.streams import rng
 
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 class Choices:
     """Choices for a run, in RUN/plans/round-XXXX.parquet: of every item made a choice from, its cluster and whether it stays.
 
-    The first rank makes them, so that they are those of one process. Features are those of the encoder that a bundle
+    Every rank embeds its share of the items and the first one chooses. Features are those of the encoder that a bundle
     would carry now, in evaluation mode, scaled to length 1.
     """
 
@@ -41,24 +40,20 @@ class Choices:
     run: Path
 
     def make(self, number: int, method: Any) -> Ids:
-        kept: list[Ids] = []
-        if ranks.rank() == 0:
-            kept = [self._made(number, method)]
-        if ranks.world() > 1:
-            sent = kept or [np.zeros(0, np.int64)]
-            dist.broadcast_object_list(sent, src=0)
-            kept = sent
-        return kept[0]
-
-    def _made(self, number: int, method: Method) -> Ids:
         o, draw = self.options, rng(self.seed, "pruned", number)
         pool = np.arange(len(self.items))
         if o.subset is not None and o.subset < len(pool):
             pool = np.sort(draw.choice(pool, o.subset, replace=False))
         encoder = method.exported
         assert isinstance(encoder, Encoder)
-        found = embed(encoder, self.items.take(pool), encoder.specs)
-        pool, values = pool[found.item], found.values
+        item, values = _gathered(embed(encoder, self.items.take(pool), encoder.specs))
+        kept = [self._chosen(number, pool[item], values) if ranks.rank() == 0 else np.zeros(0, np.int64)]
+        if ranks.world() > 1:
+            dist.broadcast_object_list(kept, src=0)
+        return kept[0]
+
+    def _chosen(self, number: int, pool: Ids, values: Values) -> Ids:
+        o = self.options
         clusters = hierarchical(values, o.levels, self.seed)
         counts = shares(clusters, max(1, round(o.share * len(pool))))
         stays = np.sort(chosen(values, clusters, counts, o.nearness, self.seed))
@@ -70,7 +65,7 @@ class Choices:
         kept[stays] = True
         table = pa.table({"item": pool, "cluster": labels, "kept": kept})
         path = self._path(number)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, lambda temp: pq.write_table(table, temp))
         log.info("round %d: %d of %d items stay", number, len(stays), len(pool))
 
@@ -91,6 +86,17 @@ class Choices:
             return pq.read_table(self._path(number))
         except (OSError, pa.ArrowInvalid) as error:
             raise RunFailed(f"{self._path(number)} cannot be read ({error}); start the run anew") from None
+
+
+def _gathered(found: Embeddings) -> tuple[Ids, Values]:
+    """Items and features of all ranks, in the order of the items."""
+    parts = [(found.item, found.values)]
+    if ranks.world() > 1:
+        parts = parts * ranks.world()
+        dist.all_gather_object(parts, (found.item, found.values))
+    item = np.concatenate([p for p, _ in parts])
+    order = np.argsort(item)
+    return item[order], np.concatenate([v for _, v in parts])[order]
 
 
 def _hash(table: pa.Table) -> str:

@@ -213,7 +213,8 @@ class _Content:
             some = slice(at, at + 4096)
             score[some] = self._within(a[some], b[some])
             again = at + np.flatnonzero(score[some] < 0)
-            score[again] = self._within(b[again], a[again])
+            if len(again):
+                score[again] = self._within(b[again], a[again])
         return score
 
     def _within(self, a: Ids, b: Ids) -> Scores:
