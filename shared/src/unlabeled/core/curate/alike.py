@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import minimum_filter, uniform_filter
 
 Floats = NDArray[np.float32]
 
@@ -64,9 +64,11 @@ def _compared(a: Floats, b: Floats, inside: Floats) -> Likeness:
     # of a block that hardly overlaps, a few cells say little: they count as a half
     worst = gap.reshape(blocks).sum(within) / np.maximum(inside.reshape(blocks).sum(within), 32)
     around = (0, *[DETAIL[rank]] * rank)
-    fine_a, fine_b = ((x - uniform_filter(x, around)) * inside for x in (a, b))
-    spread_a, spread_b = (np.sqrt((x**2).sum(axes) / there) for x in (fine_a, fine_b))
-    shared = (fine_a * fine_b).sum(axes) / there
+    inner = minimum_filter(inside, around, mode="constant")  # where the mean around is one of cells that are there
+    fine_a, fine_b = ((x - uniform_filter(x, around)) * inner for x in (a, b))
+    many = np.maximum(inner.sum(axes), 1)
+    spread_a, spread_b = (np.sqrt((x**2).sum(axes) / many) for x in (fine_a, fine_b))
+    shared = (fine_a * fine_b).sum(axes) / many
     return Likeness(
         overlap=there / a[0].size,
         level=gap.sum(axes) / there,

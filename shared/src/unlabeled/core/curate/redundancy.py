@@ -121,9 +121,11 @@ def ssim(one: NDArray[np.uint8], others: NDArray[np.uint8]) -> Floats:
 
 def mutual(one: NDArray[np.uint8], others: NDArray[np.uint8]) -> Floats:
     """(N,) mutual information of a thumbnail (1, *S) with others (N, *S), over the mean of both entropies; 1 where equal."""
+    if not len(others):
+        return np.zeros(0)
     n = len(others)
     x, y = (v.reshape(len(v), -1).astype(np.int64) * BINS // 256 for v in (one, others))
-    joint = np.stack([np.bincount(row * BINS + x[0], minlength=BINS**2) for row in y]) if n else np.zeros((0, BINS**2))
+    joint = np.stack([np.bincount(row * BINS + x[0], minlength=BINS**2) for row in y])
     p = joint.reshape(n, BINS, BINS) / x.shape[1]
     entropy = [-(q * np.log(np.where(q > 0, q, 1))).reshape(n, -1).sum(1) for q in (p, p.sum(1), p.sum(2))]
     total = entropy[1] + entropy[2]

@@ -117,11 +117,14 @@ def evaluate(
     convert: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     allow_seen: bool = False,
+    by: Sequence[str] = (),
 ) -> dict[str, Any]:
     """kNN and linear probe of a bundle on labelled records, beside random weights and the field's simple baselines.
 
     Tested are only groups that pretraining has not seen, left out in turn, each time trained on the labels of all other
     groups. Scores are macro-F1 over records with a 95 % bootstrap interval over the test groups.
+    by: further columns of the labels, as scanner, site or sex: how far neighbours share them, beside the class, and the
+    probe's score of each of their values with 10 records or more.
     Raises Leakage where every labelled group was seen in pretraining and `allow_seen` is False.
     """
     encoder = load_bundle(bundle)
@@ -131,35 +134,23 @@ def evaluate(
     codes = np.where(np.isin(np.arange(len(corpus)), items.record), known.codes, UNLABELLED)
     check_leaks(corpus.manifest)
     groups = np.array(corpus.groups)
+    columns = {
+        name: read_column(Path(labels), name, [r.key for r in corpus.rows], [r.key for r in corpus.manifest.bad])
+        for name in by
+    }
     labelled = distinct(groups[codes != UNLABELLED].tolist())
-    comparable = encoder.bundle.about["key"] == key_id(project_key())
-    if not comparable and not allow_seen:
-        raise Leakage(
-            f"{bundle} was made under another project key, so its groups cannot be compared with those of {path}; "
-            "name its key in UNLABELED_KEY, or say --allow-seen (the result then says that nobody knows)"
-        )
-    seen = [g for g in labelled if g in encoder.bundle.groups]
-    test = labelled if allow_seen else [g for g in labelled if g not in seen]
-    if not test:
-        raise Leakage(
-            f"all {len(labelled)} labelled groups of {path} were seen in pretraining; pretrain with data.hold_out or data.groups, "
-            "give other groups, or say --allow-seen (the result then names it)"
-        )
-    random = make_encoder(
-        encoder.bundle.about["encoder"]["name"],
-        {k: v for k, v in encoder.bundle.about["encoder"].items() if k != "name"},
-        corpus.domain,
-        encoder.specs,
-        seed=0,
-    )
+    seen = seen_groups(encoder.bundle, labelled, Path(path), allow_seen)
+    test = unseen([seen], labelled, Path(path), allow_seen)
+    random = blank(encoder)
     trial = Trial(items, Labels(known.classes, codes), test)
     ours = embed_items(encoder, items, encoder.specs)
     trial.keep(ours.item)
+    neighbours = encoder.bundle.evaluation.neighbours
     trial.score("ours, linear probe", ours.values)
-    trial.score("ours, kNN", ours.values, neighbours=encoder.bundle.evaluation.neighbours)
-    theirs = embed_items(random.eval(), items, encoder.specs)
+    trial.score("ours, kNN", ours.values, neighbours=neighbours)
+    theirs = embed_items(random, items, encoder.specs)
     trial.score("random weights, linear probe", theirs.values)
-    trial.score("random weights, kNN", theirs.values, neighbours=encoder.bundle.evaluation.neighbours)
+    trial.score("random weights, kNN", theirs.values, neighbours=neighbours)
     samples = [items.sample(int(i)) for i in ours.item]
     made: dict[str, list[NDArray[np.floating[Any]]]] = {}
     for card in corpus.domain.baselines:
@@ -176,9 +167,20 @@ def evaluate(
         "records": int((codes != UNLABELLED).sum()),
         "unlabelled": known.unlabelled,
         "test_groups": test,
-        "seen_in_pretraining": seen if comparable else None,
+        "seen_in_pretraining": seen,
         "rank": round(float(rankme(torch.as_tensor(ours.values))), 2),
         "width": ours.values.shape[1],
+        "spread": {name: spread(of.values) for name, of in (("ours", ours), ("random weights", theirs))},
+        "by": {
+            name: {
+                "purity": {
+                    "ours": purities(ours, column, trial, neighbours),
+                    "random weights": purities(theirs, column, trial, neighbours),
+                },
+                **trial.parts("ours, linear probe", column),
+            }
+            for name, column in columns.items()
+        },
         "fed": fed(encoder.bundle, items),
         "scores": trial.scores(),
     }

@@ -79,6 +79,26 @@ def read_labels(path: Path, keys: Sequence[str], elsewhere: Collection[str] = ()
     return Labels(classes, codes)
 
 
+def read_column(path: Path, column: str, keys: Sequence[str], elsewhere: Collection[str] = ()) -> Labels:
+    """Another column of the labels, such as scanner, site or sex; a record where it is empty has none.
+
+    Raises RequestError for a missing column, one key with two values, keys of no record, and no value at all.
+    """
+    if column in ("key", "label"):
+        raise RequestError(f"--by {column}: name another column of {path}, as scanner, site or sex")
+    found: dict[str, str] = {}
+    for number, line in read_lines(path, ("key", column))[1]:
+        key, value = line["key"], line[column]
+        if found.setdefault(key, value) != value:
+            raise RequestError(f"{path}, line {number}: {key!r} has {value!r} as {column} here and {found[key]!r} before; keep one")
+    known_keys(path, list(found), keys, elsewhere)
+    values = tuple(sorted({found[k] for k in keys if found.get(k)}))
+    if not values:
+        raise RequestError(f"{path}: the column {column} is empty for every record; fill it, or leave --by {column} out")
+    codes = [values.index(found[k]) if found.get(k) else UNLABELLED for k in keys]
+    return Labels(values, np.array(codes, np.int64))
+
+
 def known_keys(path: Path, found: Sequence[str], keys: Sequence[str], elsewhere: Collection[str] = ()) -> None:
     """Raises RequestError where a found key is none of `keys`, and neither it nor what its part KEY#n is of is elsewhere."""
     known = {*keys, *elsewhere}

@@ -74,6 +74,24 @@ def paired(of: Statistic, a: Tally, b: Tally, seed: int, resamples: int = RESAMP
     return _interval(mean, _drawn(of, a, seed, resamples) - _drawn(of, b, seed, resamples), len(a))
 
 
+def over_rows(
+    of: Callable[[NDArray[np.int64]], NDArray[np.float64]], group: NDArray[np.int64], seed: int, resamples: int
+) -> list[Interval]:
+    """Of statistics that are no function of sums: `of` maps row numbers (M,) to (S,), and rows belong to group (N,), 0 ... G - 1.
+
+    A group drawn twice brings its rows twice.
+    """
+    groups = int(group.max()) + 1
+    rows = [np.flatnonzero(group == g) for g in range(groups)]
+    values = np.array(
+        [
+            of(np.concatenate([rows[g] for g in np.repeat(np.arange(groups), times)]))
+            for times in _times(seed, "groups", groups, resamples)
+        ]
+    )
+    return [_interval(float(m), column, groups) for m, column in zip(of(np.arange(len(group))), values.T, strict=True)]
+
+
 def _drawn(of: Statistic, tally: Tally, seed: int, resamples: int) -> NDArray[np.float64]:
     """(R,) the statistic of sums over the drawn groups, a group drawn twice counting twice; a few resamples at a time."""
     times = _times(seed, "groups", len(tally), resamples).astype(np.float64)
