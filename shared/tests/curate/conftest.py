@@ -13,10 +13,28 @@ from scipy.ndimage import uniform_filter
 from sklearn.datasets import load_sample_images
 
 NAMES = (
-    "astronaut.png brick.png camera.png cell.png chelsea.png coffee.png coins.png color.png grass.png gravel.png horse.png "
-    "hubble_deep_field.jpg ihc.png logo.png microaneurysms.png moon.png motorcycle_left.png page.png retina.jpg rocket.jpg "
-    "text.png"
-).split()
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "cell.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "color.png",
+    "grass.png",
+    "gravel.png",
+    "horse.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "logo.png",
+    "microaneurysms.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+    "text.png",
+)
 SIDE = 128
 
 

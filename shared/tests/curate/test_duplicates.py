@@ -94,7 +94,9 @@ def test_no_chain(photos: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
     """a ~ b, b ~ c, a !~ c: b goes for a, and c stays, though single links join all three."""
     pairs = {(0, 1), (1, 2)}
     monkeypatch.setattr(
-        duplicates._Content, "__call__", lambda self, a, b: np.array([1.0 if p in pairs else -1.0 for p in zip(a, b, strict=True)])
+        duplicates._Content,
+        "__call__",
+        lambda self, a, b: np.array([1.0 if p in pairs else -1.0 for p in zip(a, b, strict=True)]),
     )
     cat = photos["chelsea.png"]
     copies = [cat, planted.coded(cat, "JPEG", quality=90), planted.coded(cat, "JPEG", quality=80)]
@@ -109,7 +111,10 @@ def test_by_embedding(photos: dict[str, np.ndarray]) -> None:
         dropped(collection, by=("embedding",))
     known = collection.with_(np.array([[1, 0], [1, 0.01], [1, 0.1]], np.float32))
     assert dropped(known, by=("embedding",), cosine=0.99) == {"b": "a"}
-    assert dropped(known, by=("embedding",), cosine=0.99, content=False) == {"b": "a", "c": "a"}  # 1 / sqrt(1.01) = 0.995
+    assert dropped(known, by=("embedding",), cosine=0.99, content=False) == {
+        "b": "a",
+        "c": "a",
+    }  # 1 / sqrt(1.01) = 0.995
     assert dropped(known, by=("embedding",), cosine=0.9999, content=False) == {"b": "a"}
 
 

@@ -9,13 +9,12 @@ small and the data are synthetic waves with noise.
 
 SimSiam and SwAV came later and the limits stayed. On the seeds 0 to 2 a SwAV without Sinkhorn was stopped after 50 to 60
 steps with one prototype of 32 in use (limit 4), where a healthy one used more than 21. A SimSiam without stop-gradient was
-stopped after 170 to 200 steps of a run of 1,000, its targets' deviation at 0.05 to 0.06 (limit 0.1), where that of a healthy
-twin never fell below 0.75 in 300. It collapses the slower the smaller the learning rate: in runs of 300 steps, whose rate has
-fallen to 0 at their end, it was stopped after 170 to 230 steps on the seeds 0 to 2, but not at all on seed 4. So its run is
-longer, and the alarm must still come within 300 steps.
+stopped after 170 steps, its loss above its least at 0.001 to 0.003 of the start, where that of a healthy twin never fell
+below 0.06 in 300. A first form of the test, by the deviation of the targets alone, had missed it on seed 4: that was seen
+before the loss got its floor, and no limit was changed for it.
 That SimSiam has no batch norm at its projector's output. With it no alarm is raised: targets have mean 0 over the batch, so
 they cannot become one point; they fall on one line instead, to one half or the other (effective rank 2 of 16, where a
-healthy twin had 4 to 5), and their deviation stays near 1.
+healthy twin had 4 to 5), their deviation stays near 1, and the loss above its least at 0.03 of the start (healthy: 0.08).
 
 Why the loss: a projector can collapse while the encoder below it, which ends in a norm, keeps its spread for long.
 """
@@ -113,10 +112,9 @@ CAUSE = {
     "dino": "prototype_use",
     "vicreg": "loss",
     "lejepa": "loss",
-    "plain_simsiam": "target_std",
+    "plain_simsiam": "loss",
     "swav": "prototype_use",
 }
-STEPS = {"plain_simsiam": 1000}  # of a run; else 300
 
 
 def run(
@@ -140,15 +138,13 @@ def run(
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("seed", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
 def test_a_broken_method_is_stopped_within_300_steps(name: str, seed: int, tmp_path: Path) -> None:
-    with pytest.raises(
-        RunFailed, match=r"after \d+ steps the (loss|share of prototypes in use|deviation of the targets) is .* 5 looks"
-    ):
-        run(tmp_path, BROKEN, name, seed, STEPS.get(name, 300))
+    with pytest.raises(RunFailed, match=r"after \d+ steps the (loss|share of prototypes in use).* is .* 5 looks"):
+        run(tmp_path, BROKEN, name, seed, 300)
     # stopped with a checkpoint of the step where it was seen, which holds the alarm
     state = checkpoint.newest(tmp_path / "checkpoints")
     assert state is not None and state["step"] < 300
-    (alarm,) = [a for a in state["health"]["alarms"] if a["action"] == "stop"]
-    assert (alarm["cause"], alarm["step"]) == (CAUSE[name], state["step"])
+    stops = {a["cause"]: a["step"] for a in state["health"]["alarms"] if a["action"] == "stop"}
+    assert stops[CAUSE[name]] == state["step"] and set(stops.values()) == {state["step"]}
     assert len(toys.lines(tmp_path)) == state["step"]
 
 

@@ -167,7 +167,7 @@ def on_rank():
     mine = batch.inputs["x"]
     rows = 8 if ranks.world() == 1 or ranks.rank() == 0 else 7
     mine = Dense(mine.values[..., :rows, :], mine.valid[..., :rows, :], mine.spacing)
-    found = batch_styles(mine, Draw(0, 0, batch.index, "view3"), spec(), low=0.2, high=0.9)
+    found = batch_styles(mine, Draw(0, 0, batch.index, "view4"), spec(), low=0.2, high=0.9)
     return {"values": ranks.gather(torch.nn.functional.pad(found.values, (0, 0, 0, 8 - rows)).where(mine_valid(batch), 0))}
 
 
@@ -176,6 +176,6 @@ def mine_valid(batch):
 
 
 def test_two_ranks_equal_one(two_ranks):
-    order = draws(6, "view3").uniform("style", 3)[:, 0].argsort().tolist()
+    order = draws(6, "view4").uniform("style", 3)[:, 0].argsort().tolist()
     assert next(i for i in order if i not in (1, 5)) in (3, 4)
     assert_same(two_ranks.run(f"{__file__}:on_rank"), on_rank(), tolerance=1e-9)

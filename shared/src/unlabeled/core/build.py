@@ -14,10 +14,11 @@ from pydantic import BaseModel
 from unlabeled.core.contracts import Domain, InputSpec, RequestError, load
 from unlabeled.core.contracts.batch import Batch, BatchInput
 from unlabeled.core.contracts.domain import methods
-from unlabeled.core.contracts.recipe import Recipe, View, called, nearest, validated
+from unlabeled.core.contracts.recipe import Recipe, Term, View, called, nearest, validated
 from unlabeled.core.methods.base import Method
 from unlabeled.core.nn.base import Encoder
 from unlabeled.core.streams import Draw, key
+from unlabeled.core.terms.beside import beside
 
 ENCODERS = {
     "tokens": "unlabeled.core.nn.encoder:TokenEncoder",
@@ -29,6 +30,8 @@ ENCODERS = {
 
 # views that any domain may use, beside its own
 VIEWS = {"batch_styles": "unlabeled.core.views.batch_styles:batch_styles"}
+# those that look at several items at once, and why micro-batches would change what they do
+COUPLING = {"batch_styles": "the view batch_styles gives all items of a batch the style of one of them"}
 
 
 @contextlib.contextmanager
@@ -128,4 +131,22 @@ def build_method(
     assert isinstance(method, Method)
     if recipe.local_views:
         method.local_views = build_views(recipe.local_views, domain, specs, "local_views")
-    return method
+    for view in (*recipe.views, *recipe.local_views):
+        method.couples = method.couples or COUPLING.get(view.name, "")
+    return with_terms(method, recipe.terms, recipe.seed) if recipe.terms else method
+
+
+def with_terms(method: Method, terms: Sequence[Term], seed: int) -> Method:
+    """The method with these terms beside its own loss, with weights of this seed. Raises RequestError for what does not fit."""
+    cards = {name: card for name, card in methods().items() if card.kind == "term"}
+    made = {}
+    with seeded(seed, "terms"):
+        for number, term in enumerate(terms):
+            at = f"terms.{number}"
+            if term.name not in cards:
+                raise RequestError(f"{at}.name: {nearest(term.name, list(cards))}")
+            if term.name in made:
+                raise RequestError(f"{at}: {term.name} is there twice; give it one weight")
+            cls = load(cards[term.name].target)
+            made[term.name] = (term.weight, cls(method.encoder, validated(cls.Options, term.options, at)))
+    return beside(method, made)

@@ -19,7 +19,7 @@ from unlabeled.core.contracts import Absent, Incompatible, InputSpec, RequestErr
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Named, Recipe, absolute, dump, read_recipe
 from unlabeled.core.contracts.stages import expanded, resolved
-from unlabeled.core.curate.plans import build_plan
+from unlabeled.core.curate.plans import build_plan, check_plan
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.data.groups import codes, distinct, key_id, project_key, shuffled
 from unlabeled.core.data.items import Items, cut
@@ -68,14 +68,7 @@ def _pretrain(
         return bundle
     items, held_out = pretraining_items(recipe)
     corpus = items.corpus
-    loader = Loader(
-        items,
-        corpus.specs,
-        build_plan(recipe, items, run),
-        recipe.seed,
-        groups=codes(corpus.groups),
-        workers=recipe.trainer.workers,
-    )
+    check_plan(recipe, items)
     known = dict(before)
     for own in stages.values():  # a mistake in a later stage shall show before the first one is trained
         build_method(own, corpus.domain, corpus.specs)
@@ -92,6 +85,10 @@ def _pretrain(
     if stages:
         known |= _staged(stages, run, on_progress)
         method = _method(resolved(recipe, known), corpus)
+    plan = build_plan(resolved(recipe, known), items, run)
+    loader = Loader(
+        items, corpus.specs, plan, recipe.seed, groups=codes(corpus.groups), workers=recipe.trainer.workers
+    )
     start = _begun(method, run) if recipe.branch is None else _branched(recipe, method, run)
     result = fit(method, loader, recipe, run, resume=resuming or recipe.branch is not None, on_progress=on_progress)
     if not leader():

@@ -22,9 +22,15 @@ WORDS = typer.Argument(
 TO = typer.Option(..., "-o", help="folder to write: manifest.parquet and curation.json", show_default=False)
 OPTION = typer.Option([], "--option", "-O", help="option of the domain's reader, as name=value; may be repeated")
 BUNDLE = typer.Option(None, "--bundle", help="folder that `pretrain` wrote: embeds the records", show_default=False)
-EMBEDDINGS = typer.Option(None, "--embeddings", help="file that `embed` wrote, in place of a bundle", show_default=False)
+EMBEDDINGS = typer.Option(
+    None, "--embeddings", help="file that `embed` wrote, in place of a bundle", show_default=False
+)
 MAX_BAD = typer.Option(
-    0.01, "--max-bad", min=0, max=1, help="share of unreadable items above which nothing is written and the exit code is 3"
+    0.01,
+    "--max-bad",
+    min=0,
+    max=1,
+    help="share of unreadable items above which nothing is written and the exit code is 3",
 )
 AS_JSON = typer.Option(False, "--json", help="machine-readable output")
 

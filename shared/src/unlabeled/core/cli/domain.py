@@ -39,6 +39,11 @@ SETTINGS = "\n\n".join(  # every one a line of the help
         ),
     ]
 )
+BY = typer.Option(
+    [],
+    "--by",
+    help="another column of the labels, as scanner, site or sex: whether neighbours share it, and scores by it; may be repeated",
+)
 SEEN = typer.Option(False, "--allow-seen", help="also test on groups seen in pretraining; the result says so")
 
 
@@ -136,6 +141,7 @@ def build(domain: Domain) -> typer.Typer:
         labels: Path = LABELS,
         convert: list[str] = CONVERT,
         option: list[str] = OPTION,
+        by: list[str] = BY,
         allow_seen: bool = SEEN,
         as_json: bool = AS_JSON,
     ) -> None:
@@ -144,7 +150,26 @@ def build(domain: Domain) -> typer.Typer:
         from unlabeled.core.evaluation.evaluate import evaluate as score
         from unlabeled.core.evaluation.evaluate import show
 
-        found = score(bundle, path, labels, convert=convert, options=_options(option), allow_seen=allow_seen)
+        found = score(bundle, path, labels, convert=convert, options=_options(option), allow_seen=allow_seen, by=by)
+        print(json.dumps(found, indent=2)) if as_json else show(found)
+
+    @app.command()
+    def rank(
+        bundles: list[Path] = typer.Argument(..., help="folders that `pretrain` wrote", show_default=False),
+        path: Path = folder,
+        labels: Path = LABELS,
+        convert: list[str] = CONVERT,
+        option: list[str] = OPTION,
+        allow_seen: bool = SEEN,
+        as_json: bool = AS_JSON,
+    ) -> None:
+        """Which bundle to begin from: LogME, PED and rank on unseen groups, beside random weights; nothing is trained."""
+        for bundle in bundles:
+            _own(domain, bundle)
+        from unlabeled.core.evaluation.ranking import rank as put_in_order
+        from unlabeled.core.evaluation.ranking import show
+
+        found = put_in_order(bundles, path, labels, convert=convert, options=_options(option), allow_seen=allow_seen)
         print(json.dumps(found, indent=2)) if as_json else show(found)
 
     @app.command()

@@ -35,10 +35,10 @@ def domains(as_json: bool = AS_JSON) -> None:
 
 @app.command()
 def methods(
-    name: str | None = typer.Argument(None, help="a method, to be described in full", show_default=False),
+    name: str | None = typer.Argument(None, help="one of them, to be described in full", show_default=False),
     as_json: bool = AS_JSON,
 ) -> None:
-    """List the installed methods, views, plans and baselines with their papers and tests, or describe one method in full."""
+    """List the installed methods, views, plans and baselines with their papers and tests, or describe one in full."""
     from unlabeled.core.contracts.domain import methods as installed
 
     cards = installed()
@@ -58,13 +58,20 @@ def methods(
 def _describe(name: str, cards: dict[str, MethodCard], as_json: bool) -> None:
     from unlabeled.core.contracts.recipe import nearest
 
-    known = [card.name for card in cards.values() if card.kind == "method"]
-    if name not in known:
-        raise RequestError(f"methods: {nearest(name, known)}")
-    from unlabeled.core.cli.methods import about, page
+    if name not in cards:
+        raise RequestError(f"methods: {nearest(name, list(cards))}")
+    from unlabeled.core.cli.methods import about, other, page, page_of_other
 
-    found = about(cards[name])
-    print(json.dumps(asdict(found), indent=2) if as_json else page(found))
+    if cards[name].kind == "method":
+        found = about(cards[name])
+        print(json.dumps(asdict(found), indent=2) if as_json else page(found))
+        return
+    text = other(cards[name])
+    print(
+        json.dumps({"card": asdict(cards[name]), "text": text}, indent=2)
+        if as_json
+        else page_of_other(cards[name], text)
+    )
 
 
 @app.command()

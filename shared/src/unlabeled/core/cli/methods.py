@@ -100,6 +100,21 @@ def page(found: About) -> str:
     return "\n".join([*lines, f"class: {card.target}", f"test: {card.test}"])
 
 
+def other(card: MethodCard) -> str:
+    """What a view, plan, measure or baseline says of itself: its docstring; where it has none, that of its file."""
+    target = load(card.target)
+    own = target.__doc__ if inspect.isroutine(target) or inspect.isclass(target) else None
+    text = own or sys.modules[card.target.partition(":")[0]].__doc__ or ""
+    return "\n\n".join(" ".join(p.split()) for p in inspect.cleandoc(text).split("\n\n"))
+
+
+def page_of_other(card: MethodCard, text: str) -> str:
+    """As plain text."""
+    lines = [f"{card.name} ({card.kind}): {card.summary}", *([card.paper] if card.paper else []), "", text, ""]
+    lines += [f"seeds: {', '.join(card.seeds)}"] if card.seeds else []
+    return "\n".join([*lines, f"target: {card.target}", f"test: {card.test}"])
+
+
 def ours() -> list[MethodCard]:
     """The cards of the core's methods and of the packages', not those of third parties."""
     return [card for card in methods().values() if card.kind == "method" and card.target.startswith("unlabeled.")]

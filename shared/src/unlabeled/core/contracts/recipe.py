@@ -406,7 +406,7 @@ def absolute(recipe: Recipe) -> Recipe:
 
 
 def _begun(recipe: Recipe, folder: Path) -> Recipe:
-    """The same recipe with the weights it begins from, those of its teacher, and those of its stages, located."""
+    """The same recipe with the weights it begins from, those of its teacher and its plan, and those of its stages, located."""
 
     def own(part: Any) -> dict[str, Any]:
         method = part.method
@@ -416,7 +416,9 @@ def _begun(recipe: Recipe, folder: Path) -> Recipe:
 
     stages = tuple(s.model_copy(update=own(s)) for s in recipe.stages)
     branch = recipe.branch and recipe.branch.model_copy(update={"run": _beside(folder / "recipe", recipe.branch.run)})
-    return recipe.model_copy(update={**own(recipe), "stages": stages, "branch": branch})
+    given = {k: v for k in ("bundle", "file") if isinstance(v := recipe.plan.options.get(k), str) and v}
+    plan = recipe.plan.model_copy(update={k: located(v, folder) for k, v in given.items()})
+    return recipe.model_copy(update={**own(recipe), "stages": stages, "branch": branch, "plan": plan})
 
 
 def dump(recipe: Recipe, options: BaseModel | None = None, method: type[BaseModel] | None = None) -> str:

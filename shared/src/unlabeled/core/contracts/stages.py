@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unlabeled.core.contracts.errors import RequestError
-from unlabeled.core.contracts.recipe import Recipe, nearest
+from unlabeled.core.contracts.recipe import Named, Recipe, nearest
 
 PREFIX = "stage:"
 INHERITED = ("encoder", "start", "views", "local_views", "optimiser", "schedule", "batch_size", "max_steps", "seed")
@@ -27,6 +27,8 @@ def expanded(recipe: Recipe, before: Collection[str] = ()) -> dict[str, Recipe]:
         changes: dict[str, Any] = {k: v for k in INHERITED if (v := getattr(stage, k)) is not None}
         if "start" not in changes and (recipe.start or "").startswith(PREFIX):
             changes["start"] = None  # the recipe begins from a stage, and a stage does not begin from itself
+        if any(place.startswith("plan.") for place in named(recipe)):
+            changes["plan"] = Named(name="uniform")  # likewise: a plan by a stage's features is the recipe's own
         own = recipe.model_copy(update={"stages": (), "method": stage.method, **changes})
         _check(own, [*before, *out], where)
         out[stage.name] = own
@@ -47,6 +49,7 @@ def _check(recipe: Recipe, before: list[str], where: str) -> None:
 def named(recipe: Recipe) -> dict[str, str]:
     """The places of a recipe that name a stage, and what they hold."""
     places = {"start": recipe.start, **{f"method.{k}": v for k, v in recipe.method.options.items()}}
+    places |= {f"plan.{k}": v for k, v in recipe.plan.options.items()}
     return {place: v for place, v in places.items() if isinstance(v, str) and v.startswith(PREFIX)}
 
 
@@ -58,6 +61,8 @@ def resolved(recipe: Recipe, bundles: Mapping[str, Path]) -> Recipe:
             return str(bundles[value.removeprefix(PREFIX)])
         return value
 
-    options = {name: path(value) for name, value in recipe.method.options.items()}
-    method = type(recipe.method)(name=recipe.method.name, **options)
-    return recipe.model_copy(update={"start": path(recipe.start), "method": method})
+    def part(of: Named) -> Named:
+        return Named(name=of.name, **{name: path(value) for name, value in of.options.items()})
+
+    changes = {"start": path(recipe.start), "method": part(recipe.method), "plan": part(recipe.plan)}
+    return recipe.model_copy(update=changes)

@@ -64,7 +64,9 @@ class Collection:
     def embedded(self, step: str) -> NDArray[np.float32]:
         """The embeddings (N, D). Raises RequestError where none were given."""
         if self.embeddings is None:
-            raise RequestError(f"{step} needs embeddings; name a bundle with --bundle or a file of `embed` by --embeddings")
+            raise RequestError(
+                f"{step} needs embeddings; name a bundle with --bundle or a file of `embed` by --embeddings"
+            )
         return self.embeddings
 
     def with_(self, embeddings: NDArray[np.float32]) -> Collection:

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from unlabeled.core.curate.ahead import ahead
-from unlabeled.core.curate.hashes import Hashes, hamming
+from unlabeled.core.curate.hashes import Hashes, count, hamming
 
 Ids = NDArray[np.int64]
 
@@ -29,7 +29,9 @@ BLOCK = 1 << 15  # comparisons at once: they stay in a core's cache
 HEAVY = 1024  # a bucket of more is compared as a block, and split by the other bands where that is less work
 LOOKUP = 4  # comparisons that take the time of looking up one bucket
 SPLIT = 1 << 30  # comparisons of two buckets above which they are split
-TURNS = (np.arange(64) * 37) % 64  # neighbouring bits of a hash tend to agree: spread over the bands they fill more buckets
+TURNS = (
+    np.arange(64) * 37
+) % 64  # neighbouring bits of a hash tend to agree: spread over the bands they fill more buckets
 
 
 class Pairs(NamedTuple):
@@ -70,7 +72,9 @@ def near(a: Hashes, b: Hashes, distance: int) -> Iterator[Pairs]:
     """
     same = a is b
     a_ = turned(a)
-    yield from _near(a_, np.arange(len(a)), a_ if same else turned(b), np.arange(len(b)), same, distance, distance, BANDS)
+    yield from _near(
+        a_, np.arange(len(a)), a_ if same else turned(b), np.arange(len(b)), same, distance, distance, BANDS
+    )
 
 
 def turned(hashes: Hashes) -> Hashes:
@@ -102,9 +106,9 @@ def _near(
             for pairs, differ in found:
                 new = np.ones(len(differ), np.bool_)
                 for earlier, other in enumerate(bands[:number]):  # found there already
-                    new &= hamming(_of(differ, other), np.uint64(0)) > radius(left_over, earlier, len(bands))
+                    new &= count(_of(differ, other)) > radius(left_over, earlier, len(bands))
                 if new.any():
-                    yield Pairs(*(x[new] for x in pairs))
+                    yield Pairs(pairs.left[new], pairs.right[new], pairs.bits[new])
 
 
 def radius(distance: int, number: int, bands: int) -> int:
@@ -164,7 +168,7 @@ def _placed(a: _Sorted, b: _Sorted, left: Ids, right: Ids, same: bool) -> Found:
     at, to = a.at[left], b.at[right]
     if same:
         at, to = np.minimum(at, to), np.maximum(at, to)
-    return Pairs(at, to, hamming(differ, np.uint64(0))), differ
+    return Pairs(at, to, count(differ)), differ
 
 
 def _rows(a: _Sorted, b: _Sorted, u: Ids, v: Ids, inner: bool, distance: int) -> Iterator[Found]:
@@ -207,6 +211,7 @@ def _block(a: Hashes, at_a: Ids, b: Hashes, at_b: Ids, same: bool, distance: int
         i, j = np.nonzero(bits <= distance)
         i, j, bits = i + at, j + begin, bits[i, j]
         if same:
-            i, j, bits = (x[i < j] for x in (i, j, bits))
+            once = i < j
+            i, j, bits = i[once], j[once], bits[once]
         if len(i):
             yield Pairs(at_a[i], at_b[j], bits)

@@ -16,10 +16,10 @@ WEIGHTS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 CHUNK = 4096  # thumbnails at once
 
 
-def dhash(grey: NDArray[np.uint8], margin: float = 0.0) -> Hashes:
+def dhash(grey: NDArray[np.uint8], margin: float = 1e-3) -> Hashes:
     """(N,) hashes of thumbnails (N, *S) of 1 to 3 axes: bit on if right - left > margin.
 
-    margin  in grey levels: differences as small as this are no bits, since a few levels of noise would turn them
+    margin  in grey levels; the default is more than rounding leaves of a constant
     """
     return packed(differences(grey, [(0.0, 1.0)] * (grey.ndim - 1)) > margin)
 
@@ -63,7 +63,9 @@ def count(values: Hashes) -> NDArray[np.uint8]:
     """Bits that are on, in each of `values`."""
     if hasattr(np, "bitwise_count"):  # numpy 2
         return np.asarray(np.bitwise_count(values))
-    return np.asarray(_OF_A_BYTE[np.ascontiguousarray(values).view(np.uint8)].reshape(*values.shape, 8).sum(-1, dtype=np.uint8))
+    return np.asarray(
+        _OF_A_BYTE[np.ascontiguousarray(values).view(np.uint8)].reshape(*values.shape, 8).sum(-1, dtype=np.uint8)
+    )
 
 
 def hamming(a: Hashes, b: Hashes) -> NDArray[np.uint8]:

@@ -166,13 +166,13 @@ def facts(image: Image.Image) -> Facts:
     deep = image.mode[:1] in ("I", "F")
     content = np.asarray(image if deep else shades.convert("RGB"))
     digest = hashlib.sha256(f"{content.shape} {content.dtype.kind}".encode())
-    digest.update(np.ascontiguousarray(content).astype(content.dtype.newbyteorder("<"), copy=False))
+    digest.update(np.ascontiguousarray(content).astype(content.dtype.newbyteorder("<"), copy=False).data)
     colour = shades.convert("RGB")
     return Facts(
         image.width * image.height,
         digest.digest(),
-        np.asarray(shades.convert("L").resize(CELLS[2][::-1], Image.Resampling.BOX)),
-        np.asarray(colour.resize(COLOUR[1::-1], Image.Resampling.BOX)),
+        np.asarray(shades.convert("L").resize((64, 64), Image.Resampling.BOX)),
+        np.asarray(colour.resize((32, 32), Image.Resampling.BOX)),
     )
 
 
@@ -209,4 +209,5 @@ def shelf(n: int, shape: Sequence[int]) -> NDArray[np.uint8]:
     """(n, *shape) uint8 in a temporary file that vanishes with the process, so that memory does not grow with n."""
     if not n:
         return np.zeros((0, *shape), np.uint8)
-    return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=(n, *shape))  # noqa: SIM115  the map keeps it open
+    with tempfile.TemporaryFile() as file:  # the map outlives it
+        return np.memmap(file, np.uint8, "w+", shape=(n, *shape))

@@ -49,7 +49,7 @@ def read_records(corpus: Corpus, progress: Progress | None = None) -> Collection
     scale = 255.0 / max(high - low, 1e-30)
 
     def grey(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return np.clip(np.rint((values - low) * scale), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint((values - low) * scale), 0, 255), np.uint8)
 
     def read(at: int) -> Picture:
         values = _filled(corpus.record(kept[at]).inputs[name])
@@ -59,9 +59,7 @@ def read_records(corpus: Corpus, progress: Progress | None = None) -> Collection
             values = np.stack([coarse(channel, shape) for channel in values])
         return np.moveaxis(grey(values), 0, -1)
 
-    return Collection(
-        keys, groups, np.array(cells, np.int64), np.stack(digests), grey(stacked), None, read, failed
-    )
+    return Collection(keys, groups, np.array(cells, np.int64), np.stack(digests), grey(stacked), None, read, failed)
 
 
 def _gridded(corpus: Corpus) -> tuple[str, int]:

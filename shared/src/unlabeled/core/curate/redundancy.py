@@ -82,7 +82,10 @@ class Redundancy:
 def natural(key: str) -> tuple[tuple[str, int, str], ...]:
     """Sorts slice_2 before slice_10; of names that differ in leading zeros alone, as text."""
     parts = re.split(r"([0-9]+)", key)
-    return (*((text, int(number), "") for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)), (key, 0, ""))
+    return (
+        *((text, int(number), "") for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)),
+        (key, 0, ""),
+    )
 
 
 def _similarity(name: str, collection: Collection) -> tuple[Callable[[NDArray[np.int64]], Any], Callable[..., Any]]:
@@ -90,7 +93,7 @@ def _similarity(name: str, collection: Collection) -> tuple[Callable[[NDArray[np
     if name == "embedding":
         values = collection.embedded("redundancy with similarity=embedding")
         unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-        return lambda items: unit[items], lambda one, others: (others @ one[0])
+        return lambda items: unit[items], lambda one, others: others @ one[0]
     if name == "hash":
         return lambda items: dhash(collection.grey[items]), hamming
     return lambda items: np.asarray(collection.grey[items]), {"ssim": ssim, "mi": mutual}[name]

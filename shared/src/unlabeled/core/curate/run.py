@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from unlabeled.core.contracts import Domain, RequestError, TooManyBad, load
+from unlabeled.core.contracts import Domain, Incompatible, RequestError, TooManyBad, load
 from unlabeled.core.contracts.domain import domain as find
 from unlabeled.core.contracts.domain import methods
 from unlabeled.core.contracts.recipe import Data, nearest, validated
@@ -142,12 +142,14 @@ def _with_bundle(
 ) -> Collection:
     """The records that a bundle's domain reads, each with the mean of its items' embeddings."""
     from unlabeled.core.bundle import load_bundle
+    from unlabeled.core.bundle.load import read_bundle
     from unlabeled.core.evaluation.embed import embed
     from unlabeled.core.evaluation.evaluate import opened
 
+    own = read_bundle(bundle).about["domain"]
+    if domain not in (None, own):
+        raise Incompatible(f"{bundle} is for {own}, not for {domain}")
     encoder = load_bundle(bundle)
-    if domain is not None and domain != encoder.about["domain"]:
-        raise RequestError(f"{bundle} is for {encoder.about['domain']}, not for {domain}")
     items = opened(encoder, path, (), options)
     collection = read_records(items.corpus, progress)
     found = embed(encoder, items, encoder.specs)
@@ -166,7 +168,9 @@ def _embeddings(file: Path, keys: Sequence[str]) -> NDArray[np.float32]:
     return _averaged(table["key"].to_pylist(), values, keys, file)
 
 
-def _averaged(names: Sequence[str], values: NDArray[np.float32], keys: Sequence[str], source: Path) -> NDArray[np.float32]:
+def _averaged(
+    names: Sequence[str], values: NDArray[np.float32], keys: Sequence[str], source: Path
+) -> NDArray[np.float32]:
     """(N, D) for each of `keys` the mean of the rows that `names` gives it."""
     place = {key: i for i, key in enumerate(keys)}
     at = np.array([place.get(name, -1) for name in names], np.int64)
@@ -174,7 +178,9 @@ def _averaged(names: Sequence[str], values: NDArray[np.float32], keys: Sequence[
     number = np.bincount(at, minlength=len(keys))
     if not number.all():
         first = keys[int(np.flatnonzero(number == 0)[0])]
-        raise RequestError(f"{source} gives {int((number == 0).sum())} of {len(keys)} items no embedding, as {first!r}; embed them too")
+        raise RequestError(
+            f"{source} gives {int((number == 0).sum())} of {len(keys)} items no embedding, as {first!r}; embed them too"
+        )
     sums = np.zeros((len(keys), values.shape[1]), np.float64)
     np.add.at(sums, at, values)
     return (sums / number[:, None]).astype(np.float32)

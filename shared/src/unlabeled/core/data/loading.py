@@ -98,10 +98,7 @@ class Loader:
             pin_memory=pin,
             collate_fn=self.collate,
         )
-        if plan.steps(0) == 0:
-            raise RequestError(
-                f"{len(source)} items fill no batch; set batch_size to {len(source)} or lower, or give more data"
-            )
+        check_filled(plan, len(source))
 
     def _without(self, epoch: int) -> frozenset[int]:
         return frozenset(i for i, (e, _) in self.failures.items() if e < epoch)
@@ -169,6 +166,12 @@ class Loader:
             all_of: list[dict[int, tuple[int, str]]] = [{} for _ in range(ranks.world())]
             dist.all_gather_object(all_of, self.failures)
             self.failures = {k: v for part in all_of for k, v in sorted(part.items())}
+
+
+def check_filled(plan: Plan, items: int) -> None:
+    """Raises RequestError where the plan of these items has no batch."""
+    if plan.steps(0) == 0:
+        raise RequestError(f"{items} items fill no batch; set batch_size to {items} or lower, or give more data")
 
 
 def share(ids: NDArray[np.int64], rank: int, world: int) -> list[int]:

@@ -15,27 +15,32 @@ from numpy.typing import NDArray
 
 from unlabeled.core.build import make_encoder
 from unlabeled.core.bundle import Bundle, load_bundle
-from unlabeled.core.contracts import Leakage, RequestError, load
+from unlabeled.core.contracts import RequestError, load
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Data
 from unlabeled.core.contracts.spec import Allowed
 from unlabeled.core.data.corpus import Corpus
-from unlabeled.core.data.groups import distinct, folds, key_id, project_key
+from unlabeled.core.data.groups import distinct, folds
 from unlabeled.core.data.items import Items, evaluated
 from unlabeled.core.data.manifest import check_leaks
+from unlabeled.core.evaluation.by import finite, lines, purities, subgroups
 from unlabeled.core.evaluation.embed import embed as embed_items
 from unlabeled.core.evaluation.guard import cells, check_size, check_values, fed
 from unlabeled.core.evaluation.heads import Head, head_of
 from unlabeled.core.evaluation.knn import knn
-from unlabeled.core.evaluation.labels import UNLABELLED, Labels, read_labels
+from unlabeled.core.evaluation.labels import UNLABELLED, Labels, read_column, read_labels
 from unlabeled.core.evaluation.probe import probe, vote
+from unlabeled.core.evaluation.unseen import seen_groups, unseen
 from unlabeled.core.files import free_file, outside, write_atomic
 from unlabeled.core.measures.confusion import confusion
 from unlabeled.core.measures.intervals import difference, interval
 from unlabeled.core.measures.rank import rankme
+from unlabeled.core.measures.spread import uniformity
 from unlabeled.core.nn.base import Encoder
 
 log = logging.getLogger(__name__)
+
+Floats = NDArray[np.floating[Any]]
 
 FOLDS = 5  # at most so many; fewer groups are left out one by one
 
@@ -140,7 +145,7 @@ def evaluate(
     }
     labelled = distinct(groups[codes != UNLABELLED].tolist())
     seen = seen_groups(encoder.bundle, labelled, Path(path), allow_seen)
-    test = unseen([seen], labelled, Path(path), allow_seen)
+    test = unseen(seen, labelled, Path(path), allow_seen)
     random = blank(encoder)
     trial = Trial(items, Labels(known.classes, codes), test)
     ours = embed_items(encoder, items, encoder.specs)
@@ -151,6 +156,7 @@ def evaluate(
     theirs = embed_items(random, items, encoder.specs)
     trial.score("random weights, linear probe", theirs.values)
     trial.score("random weights, kNN", theirs.values, neighbours=neighbours)
+    starts = {"ours": ours.values, "random weights": theirs.values}
     samples = [items.sample(int(i)) for i in ours.item]
     made: dict[str, list[NDArray[np.floating[Any]]]] = {}
     for card in corpus.domain.baselines:
@@ -170,20 +176,23 @@ def evaluate(
         "seen_in_pretraining": seen,
         "rank": round(float(rankme(torch.as_tensor(ours.values))), 2),
         "width": ours.values.shape[1],
-        "spread": {name: spread(of.values) for name, of in (("ours", ours), ("random weights", theirs))},
+        "random_rank": round(float(rankme(torch.as_tensor(theirs.values))), 2),
+        "uniformity": {name: finite(float(uniformity(torch.as_tensor(x)))) for name, x in starts.items()},
+        **({"purity": trial.purity(starts, trial.labels, neighbours)} if by else {}),
         "by": {
-            name: {
-                "purity": {
-                    "ours": purities(ours, column, trial, neighbours),
-                    "random weights": purities(theirs, column, trial, neighbours),
-                },
-                **trial.parts("ours, linear probe", column),
-            }
+            name: {"purity": trial.purity(starts, column, neighbours), **trial.parts("ours, linear probe", column)}
             for name, column in columns.items()
         },
         "fed": fed(encoder.bundle, items),
         "scores": trial.scores(),
     }
+
+
+def blank(encoder: Encoder) -> Encoder:
+    """A bundle's encoder with random weights, in evaluation mode."""
+    about = encoder.bundle.about
+    options = {k: v for k, v in about["encoder"].items() if k != "name"}
+    return make_encoder(about["encoder"]["name"], options, domain(about["domain"]), encoder.specs, seed=0).eval()
 
 
 class Trial:
@@ -192,7 +201,7 @@ class Trial:
     def __init__(self, items: Items, labels: Labels, test: Sequence[str]) -> None:
         self.groups = np.array(items.corpus.groups)
         self.record, self.codes, self.classes = items.record, labels.codes, len(labels.classes)
-        self.test = list(test)
+        self.labels, self.test = labels, list(test)
         per_fold = -(-len(self.test) // FOLDS)
         self.folds = folds(test, per_fold, seed=0) if len(test) > per_fold else [tuple(test)]
         for number, fold in enumerate(self.folds):
@@ -200,6 +209,7 @@ class Trial:
                 [g for g in set(self.groups.tolist()) if g not in fold], self.groups.tolist(), f"fold {number}"
             )
         self.confusions: dict[str, NDArray[np.int64]] = {}
+        self.predicted: dict[str, NDArray[np.int64]] = {}  # (R,) of the records, -1 where there is none
 
     def keep(self, item: NDArray[np.int64]) -> None:
         """The items that could be read; every later `score` gives features of exactly these."""
@@ -217,6 +227,7 @@ class Trial:
     def score(self, name: str, given: Any, head: Head | None = None, neighbours: int | None = None) -> None:
         """Windows vote for their record by mean score. given: features (N, P), or one such array for each fold."""
         per_group = np.zeros((len(self.test), self.classes, self.classes), np.int64)
+        self.predicted[name] = np.full(len(self.groups), UNLABELLED, np.int64)
         label = self.codes[self.record]
         for number, fold in enumerate(self.folds):
             features = given[number] if isinstance(given, list) else given
@@ -231,10 +242,21 @@ class Trial:
                 ).scores
             records = np.unique(self.record[test])
             predicted = vote(scores, self.record[test], records).argmax(1)
+            self.predicted[name][records] = predicted
             for group in fold:
                 at = self.groups[records] == group
                 per_group[self.test.index(group)] += confusion(self.codes[records[at]], predicted[at], self.classes)
         self.confusions[name] = per_group[None, None]
+
+    def purity(self, starts: Mapping[str, Floats], column: Labels, k: int) -> dict[str, Any]:
+        """By start: how far the neighbours of the test groups' items share a column."""
+        at = np.isin(self.groups[self.record], self.test)
+        return {name: purities(x[at], self.record[at], column, self.groups, k) for name, x in starts.items()}
+
+    def parts(self, name: str, column: Labels) -> dict[str, Any]:
+        """Scores of the records of each value of a column, of what was scored as `name`."""
+        group = np.array([self.test.index(g) if g in self.test else -1 for g in self.groups])
+        return subgroups(column, self.codes, self.predicted[name], group, self.classes)
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """name -> score and interval, and the paired difference of the bundle's linear probe to it."""
@@ -264,6 +286,10 @@ def show(found: dict[str, Any]) -> None:
     console.print(
         f"{found['records']} labelled records, {len(found['test_groups'])} test groups, rank {found['rank']} of {found['width']}"
     )
+    even = ", ".join(f"{start} {value:.2f}" for start, value in found["uniformity"].items() if value is not None)
+    console.print(f"uniformity (less is more even): {even}; rank of random weights {found['random_rank']}")
+    for line in lines(found["by"], found["purity"]) if found["by"] else []:
+        console.print(line, markup=False)
     known = found["fed"]
     sizes = (known["pretraining_cells"], known["cells"])
     before, now = (f"{cells(size)} cells" if size else "size unknown" for size in sizes)

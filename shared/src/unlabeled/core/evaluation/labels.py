@@ -90,11 +90,15 @@ def read_column(path: Path, column: str, keys: Sequence[str], elsewhere: Collect
     for number, line in read_lines(path, ("key", column))[1]:
         key, value = line["key"], line[column]
         if found.setdefault(key, value) != value:
-            raise RequestError(f"{path}, line {number}: {key!r} has {value!r} as {column} here and {found[key]!r} before; keep one")
+            raise RequestError(
+                f"{path}, line {number}: {key!r} has {value!r} as {column} here and {found[key]!r} before; keep one"
+            )
     known_keys(path, list(found), keys, elsewhere)
     values = tuple(sorted({found[k] for k in keys if found.get(k)}))
     if not values:
-        raise RequestError(f"{path}: the column {column} is empty for every record; fill it, or leave --by {column} out")
+        raise RequestError(
+            f"{path}: the column {column} is empty for every record; fill it, or leave --by {column} out"
+        )
     codes = [values.index(found[k]) if found.get(k) else UNLABELLED for k in keys]
     return Labels(values, np.array(codes, np.int64))
 

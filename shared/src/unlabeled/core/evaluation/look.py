@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from unlabeled.core.contracts import BadInput, Sample
-from unlabeled.core.contracts.batch import Batch
+from unlabeled.core.contracts.batch import Batch, BatchInput
 from unlabeled.core.data.items import Items
 from unlabeled.core.data.loading import Collate
 from unlabeled.core.evaluation.labels import UNLABELLED
@@ -104,6 +104,13 @@ def embedded(encoder: Encoder, items: Items) -> tuple[Floats, NDArray[np.int64]]
             values.append(encoder(_batch(encoder, samples).inputs).pooled.float().cpu().numpy())
             at += [s.index for s in samples]
     return np.concatenate(values), np.array(at, np.int64)
+
+
+def some_inputs(encoder: Encoder, items: Items, most: int = BATCH) -> list[dict[str, BatchInput]]:
+    """Inputs of at most `most` readable items, evenly apart, in batches of 8, as the encoder is to be fed."""
+    at = spread_out(len(items), most)
+    parts = (readable(items, at[i : i + 8]) for i in range(0, len(at), 8))
+    return [dict(_batch(encoder, samples).inputs) for samples in parts if samples]
 
 
 def reconstructed(method: Method, items: Items, context: Context) -> dict[str, Floats]:

@@ -66,12 +66,14 @@ class Method(nn.Module):
     ranks. Vitals are what only this method can tell the health monitor: `teacher_gap`, `target_std`, `prototype_use`.
 
     couples      why micro-batches would change the loss (its terms compare items), or "" where they do not
+    floor        the least that its loss can be: the health monitor looks at what is above it
     tables       names of the buffers that hold a row for every item: a branch onto other data begins them anew
     local_views  the recipe's `local_views`, for the small crops of multi-crop methods; None where it has none
     """
 
     Options: type[Options] = Options
     couples: str = ""
+    floor: float = 0.0
     tables: tuple[str, ...] = ()
     local_views: Views | None = None
 

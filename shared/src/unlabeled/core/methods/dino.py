@@ -133,7 +133,7 @@ class DINO(Method):
 
 def sums(views: Sequence[Tensor], weight: Tensor) -> Tensor:
     """Over the rows of all views (B, K) and of all ranks: their sum, and their number behind it (K + 1,)."""
-    rows, w = present(torch.cat(views), weight.repeat(len(views)))
+    rows, w = present(torch.cat(list(views)), weight.repeat(len(views)))
     return ranks.total(torch.cat([(rows * w[:, None]).sum(0), w.sum()[None]]))
 
 

@@ -64,6 +64,7 @@ class DirectPred(TwoViews):
         self.register_buffer("seen", torch.tensor(False))
         self.register_buffer("predictor", torch.eye(width))
         self._moment = torch.zeros(())  # of the last step
+        self.floor = 0.0 if self.teacher is not None else -1.0
 
     def step(self, batch: Pair, ctx: Context) -> dict[str, Any]:
         weight = batch[0].weight

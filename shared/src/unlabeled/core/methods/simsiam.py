@@ -25,7 +25,8 @@ class SimSiam(TwoViews):
     Eq. 3 and 4: -cos(p1, z2) / 2 - cos(p2, z1) / 2, from 1 to -1, with z held still. The projector ends in a batch norm,
     the predictor is a bottleneck (section 3). The deviation of z / |z| times the square root of its width, which the
     paper plots (section 4.1), is reported as `target_std`: 1 where directions are uniform, 0 where all are one. It stays
-    near 1 where all fall on one line, to one half or the other: so far a collapse gets while that norm keeps their mean at 0.
+    near 1 where all fall on one line, to one half or the other, as far as a collapse gets while that norm keeps their mean
+    at 0; the loss then falls to -1.
 
     Deviations: the heads are narrower by default (paper: 2048 three times, and 512 in the predictor); the predictor's
     learning rate follows the schedule, where the authors keep it constant; a residual branch does not start at 0;
@@ -39,6 +40,7 @@ class SimSiam(TwoViews):
         predictor: int = Field(128, ge=1, description="width of the predictor's hidden layer, a quarter of its output")
 
     couples = "the batch norms of its heads see the whole batch"
+    floor = -1.0
 
     def __init__(
         self, encoder: nn.Module, specs: Mapping[str, InputSpec], options: Options, views: Views = unchanged

@@ -77,7 +77,7 @@ class SwAV(Method):
         scores = [self.score(rows) for rows in z]
         self._projected = [(rows.detach(), weight) for rows in z[: len(wide)]]
         with torch.no_grad():
-            queues = self.queues if self._queueing(ctx) else [None] * len(wide)
+            queues: Any = self.queues if self._queueing(ctx) else [None] * len(wide)
             targets = [self._target(s, weight, queue) for s, queue in zip(scores[: len(wide)], queues, strict=True)]
             alone = [(s / o.sinkhorn_temperature).softmax(1) for s in scores[: len(wide)]]
             use = prototype_use(sums(alone, weight)[:-1])
@@ -108,7 +108,8 @@ class SwAV(Method):
     def after_step(self, ctx: Context) -> None:
         self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
         if self._queueing(ctx):
-            for queue, (rows, weight) in zip(self.queues, self._projected, strict=True):
+            queues: Any = self.queues
+            for queue, (rows, weight) in zip(queues, self._projected, strict=True):
                 queue.put(rows, weight)
 
     def _queueing(self, ctx: Context) -> bool:

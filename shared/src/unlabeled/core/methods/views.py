@@ -45,9 +45,14 @@ def encoded(encoder: Callable[[Mapping[str, BatchInput]], Features], views: Sequ
     for at in alike.values():
         inputs = views[at[0]].inputs
         if len(at) > 1:
-            inputs = {name: type(x).joined([views[i].inputs[name] for i in at]) for name, x in inputs.items()}
+            inputs = {name: _joined([views[i].inputs[name] for i in at]) for name in inputs}
         found |= zip(at, encoder(inputs).parts(len(at)), strict=True)
     return [found[i] for i in range(len(views))]
+
+
+def _joined(parts: Sequence[Any]) -> BatchInput:
+    found: BatchInput = type(parts[0]).joined(parts)
+    return found
 
 
 class TwoViews(Method):

@@ -120,13 +120,16 @@ class Monitor:
     """Keeps what the next look needs, and judges it there.
 
     prototypes  how many the method has, to know how many of them a batch can use; 0 where it has none
+    floor       the least that the method's loss can be: its alarm looks at what is above
     values      of the last look, on the first rank
     start       of the first look; its embeddings are those of the first steps, when the encoder is nearly untrained
     alarms      raised so far: step, cause, action, reason
     """
 
-    def __init__(self, options: Health, every: int, batch_size: int, total: int, prototypes: int = 0) -> None:
-        self.options, self.every, self.total = options, every, total
+    def __init__(
+        self, options: Health, every: int, batch_size: int, total: int, prototypes: int = 0, floor: float = 0.0
+    ) -> None:
+        self.options, self.every, self.total, self.floor = options, every, total, floor
         self.steps = min(every, -(-ROWS // batch_size))
         self.reach = min(1.0, batch_size / prototypes) if prototypes else 1.0
         self.values: dict[str, float] = {}
@@ -175,18 +178,20 @@ class Monitor:
     def _judged(self, cause: str, done: int) -> Trouble | None:
         limit, alarm = LIMITS[cause], getattr(self.options, cause)
         assert isinstance(alarm, Alarm)
-        seen, begun = self.values.get(limit.value, math.nan), self.start.get(limit.value, math.nan)
+        least = self.floor if limit.value == "loss" else 0.0
+        seen, begun = (of.get(limit.value, math.nan) - least for of in (self.values, self.start))
         # a start of nothing sets no scale
         bound = alarm.at * {"start": begun if begun > 0 else math.nan, "reach": self.reach, "one": 1.0}[limit.to]
-        # False where either is unknown, and for a loss below 0 (DCL), which has no floor to fall to
+        # False where either is unknown, and for a loss below its floor (DCL's has none)
         wrong = seen > bound if limit.most else 0 <= seen < bound
         row = self._row[cause] = self._row.get(cause, 0) + 1 if wrong else 0
         if not wrong:
             self._well[cause] = done
         if row < self.options.patience or (alarm.action == "warn" and row > self.options.patience):
             return None
+        what = f"{limit.what} above its least, {least:g}," if least else limit.what
         against = f"{begun:.3g} at the start" if limit.to == "start" else f"a limit of {bound:.3g}"
-        reason = f"after {done} steps {limit.what} is {seen:.3g}, against {against}, for {row} looks: {limit.advice}"
+        reason = f"after {done} steps {what} is {seen:.3g}, against {against}, for {row} looks: {limit.advice}"
         self.alarms.append({"step": done, "cause": cause, "action": alarm.action, "reason": reason})
         return Trouble(cause, alarm.action, self._well.get(cause, 0), reason)
 

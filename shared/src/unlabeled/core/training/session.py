@@ -104,7 +104,8 @@ class Session:
         self._epoch: int | None = None
         self._log: Log | None = None
         trainer, prototypes = recipe.trainer, getattr(method.options, "prototypes", 0)
-        self.health = Monitor(recipe.health, trainer.log_every, recipe.batch_size, recipe.max_steps, prototypes)
+        size, every = recipe.batch_size, trainer.log_every
+        self.health = Monitor(recipe.health, every, size, recipe.max_steps, prototypes, method.floor)
         self.kept_for_good = kept_for_good(recipe)
         self._captures = Captures(run, lambda step: loader.at(rollback.position(step, self.skips)))
 

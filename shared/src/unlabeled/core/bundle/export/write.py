@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unlabeled.core.bundle.card import fed, limits
+from unlabeled.core.bundle.export.sparsity import Inputs, curve
 from unlabeled.core.bundle.export.whole import Whole
 from unlabeled.core.bundle.fingerprint import fixed_inputs
 from unlabeled.core.bundle.load import load_bundle, read_bundle
@@ -29,18 +30,28 @@ FORMATS = {
 }
 NEEDS = {"hf": ("transformers",), "onnx": ("onnx", "onnxruntime", "onnxscript")}
 TOLERANCE = 1e-4  # of the largest feature where that is above 1: another order of sums moves its last digits
+SYNTHETIC = "the fixed input of the fingerprint: two items of noise, nothing real"
 LEFT_OUT = (
     "what the method had beside the encoder (projectors, predictors, teachers); a bundle never holds it",
     "the normaliser: its constants are in `contract.json` by source, and are applied before the values come in",
 )
 
 
-def export(bundle: str | Path, to: str, out: str | Path, size: Sequence[int] | None = None) -> dict[str, Any]:
+def export(
+    bundle: str | Path,
+    to: str,
+    out: str | Path,
+    size: Sequence[int] | None = None,
+    sparsity: bool | Sequence[Inputs] = False,
+) -> dict[str, Any]:
     """Write the encoder of a bundle to the folder `out` in the format `to`, and its report.
 
     to: timm, hf, onnx, torch, or one of the `exports` of the bundle's domain.
 
     size: of the images, in cells; only timm needs it, none: what the bundle was trained on.
+
+    sparsity: also write `sparsity.json`, how far weights can be pruned (see `sparsity.curve`), on the fixed input, which is
+    noise, or better on these batches of real items; the report has it too.
 
     Beside the format's own files: `contract.json` (what it may be fed), `fingerprint.safetensors` (a fixed input and
     what the encoder says to it), `fingerprint.json` (the same, short), `README.md`. What was written is read again and
@@ -80,6 +91,10 @@ def export(bundle: str | Path, to: str, out: str | Path, size: Sequence[int] | N
         pooled = [[float(f"{v:.7g}") for v in row[:16]] for row in expected.double().tolist()]
         write_json(folder / "fingerprint.json", {**report, "input": "fingerprint.safetensors", "pooled": pooled})
         write_json(folder / "contract.json", contract_of(encoder.bundle.about))
+        if sparsity:
+            report["sparsity"] = curve(encoder, [{whole.name: fixed(whole)}] if sparsity is True else sparsity)
+            report["sparsity"]["on"] = SYNTHETIC if sparsity is True else "items"
+            write_json(folder / "sparsity.json", report["sparsity"])
         (folder / "README.md").write_text(card(encoder.bundle.about, report, written.use), encoding="utf-8")
     return report
 
