@@ -54,6 +54,7 @@ class Budget(Strict):
     batch: int
     families: dict[str, Family]
     methods: dict[str, Row]
+    left_out: dict[str, str] = Field(default_factory=dict, description="methods without a row, and why")
     peers: tuple[str, ...]
 
     def values(self, method: str, seed: int) -> dict[str, Any]:

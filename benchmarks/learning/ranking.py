@@ -30,14 +30,16 @@ def _rho(pairs: Any) -> float:
 
 def section(runs: Mapping[str, Any], scores: Mapping[str, float], ours: Sequence[str]) -> str:
     """RankMe (mean over seeds) against the probe's macro-F1, over all methods and over those of one encoder."""
-    known = [n for n in ours if n in scores and all(r is not None for r in runs[n]["rankme"])]
-    ranks = {n: float(np.mean(runs[n]["rankme"])) for n in known}
+    seen = {n: [r for r in runs[n]["rankme"] if r is not None] for n in ours}
+    known = [n for n in ours if n in scores and seen[n]]
+    ranks = {n: float(np.mean(seen[n])) for n in known}
     families = dict.fromkeys(runs[n]["encoder"] for n in known)
     groups = {"all": known, **{f: [n for n in known if runs[n]["encoder"] == f] for f in families}}
     lines = [
         "### The effective rank, and the score",
         "",
-        "RankMe (Garrido et al. 2023) of the pool's features, and macro-F1 of the probe; both are means over seeds. Spearman's rank",
+        "RankMe (Garrido et al. 2023) of the pool's features (of seed 0 alone where the other runs are older than this page's",
+        "measure), and macro-F1 of the probe; both are means over seeds. Spearman's rank",
         "correlation over methods; the interval is over resamples of methods. An encoder's width bounds its rank, so that the rows of",
         "one encoder say more than the first. A method ranks the same features for itself; across objectives it need not.",
         "",

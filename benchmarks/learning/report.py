@@ -87,7 +87,7 @@ def table(found: Mapping[str, Any], watch: Mapping[str, Any] | None = None) -> s
     """methods.md, as text."""
     test = np.array(found["test_images"])
     made = {n: confusions(test, r["predictions"]) for n, r in found["runs"].items() if r["predictions"]}
-    parts = [HEAD, _setting(found, len(test)), _scores(found["runs"], made), _against_peer(found, made)]
+    parts = [HEAD, _setting(found, len(test)), _scores(found["runs"], made, found["budget"]["left_out"]), _against_peer(found, made)]
     scores = {n: interval(c, 0).mean for n, c in made.items()}
     parts.append(ranking.section(found["runs"], scores, _ours(found["runs"])))
     if watch:
@@ -124,7 +124,7 @@ Interval: {found["interval"]}. {found["rules"]["against random weights"]}
 {found["date"]}, {found["device"]}, commit {found["commit"]}; {versions}."""
 
 
-def _scores(runs: Mapping[str, Any], made: Mapping[str, Confusions]) -> str:
+def _scores(runs: Mapping[str, Any], made: Mapping[str, Confusions], left_out: Mapping[str, str]) -> str:
     baselines = [n for n in runs if n == jobs.PIXELS or n.startswith(jobs.RANDOM)]
     lines = [
         "| start | encoder | macro-F1 | minus random weights | | minus pixels | CPU s |",
@@ -139,7 +139,9 @@ def _scores(runs: Mapping[str, Any], made: Mapping[str, Confusions]) -> str:
         plain = "" if n == jobs.PIXELS else _signed(difference(made[n], made[jobs.PIXELS], 0))
         cells = [n, run["encoder"], str(interval(made[n], 0)), gain, plain, _seconds(run)]
         lines.append(f"| {' | '.join(cells)} |")
-    note = """
+    missing = ", ".join(f"`{n}` ({why})" for n, why in left_out.items())
+    note = f"""
+Without a row: {missing}.
 `pixels`: the grey levels themselves, without any encoder. Random: the weights that pretraining of this seed began from, each
 encoder its own. CPU s: mean of a pretraining run, one thread, on a shared machine."""
     return "\n".join([*lines, note])

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from unlabeled.core.contracts import RequestError, RunFailed
-from unlabeled.core.contracts.recipe import Named, Recipe, read_recipe
+from unlabeled.core.contracts.recipe import Named, Recipe, Stage, read_recipe
 from unlabeled.core.contracts.stages import expanded, resolved
 from unlabeled.core.curate.assignments import Recorded
 from unlabeled.core.data.plans.label_guided import LabelGuided
@@ -97,8 +96,7 @@ def test_paths_of_a_plan_are_beside_the_recipe_and_stages_become_folders(tmp_pat
     assert found.plan.options["bundle"] == "stage:first"
     with pytest.raises(RequestError, match="plan.bundle: 'first' is unknown, no stage comes before"):
         expanded(found)
-    staged = found.model_copy(update={"stages": ({"name": "first", "method": {"name": "mae"}},)})
-    staged = Recipe.model_validate(staged.model_dump())
+    staged = found.model_copy(update={"stages": (Stage(name="first", method=Named(name="mae")),)})
     # a stage that comes before is not planned by its own features
     assert expanded(staged)["first"].plan == Named(name="uniform")
     assert resolved(staged, {"first": Path("run/first")}).plan.options == {"bundle": "run/first", "clusters": 3}

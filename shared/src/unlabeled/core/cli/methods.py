@@ -105,7 +105,7 @@ def other(card: MethodCard) -> str:
     target = load(card.target)
     own = target.__doc__ if inspect.isroutine(target) or inspect.isclass(target) else None
     text = own or sys.modules[card.target.partition(":")[0]].__doc__ or ""
-    return "\n\n".join(" ".join(p.split()) for p in inspect.cleandoc(text).split("\n\n"))
+    return inspect.cleandoc(text)
 
 
 def page_of_other(card: MethodCard, text: str) -> str:

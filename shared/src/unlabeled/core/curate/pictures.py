@@ -168,10 +168,12 @@ def facts(image: Image.Image) -> Facts:
     digest = hashlib.sha256(f"{content.shape} {content.dtype.kind}".encode())
     digest.update(np.ascontiguousarray(content).astype(content.dtype.newbyteorder("<"), copy=False).data)
     colour = shades.convert("RGB")
+    # boxes over fewer values than cells repeat them, at other places than in a copy of another size
+    way = Image.Resampling.BOX if min(image.size) >= 64 else Image.Resampling.BICUBIC
     return Facts(
         image.width * image.height,
         digest.digest(),
-        np.asarray(shades.convert("L").resize((64, 64), Image.Resampling.BOX)),
+        np.asarray(shades.convert("L").resize((64, 64), way)),
         np.asarray(colour.resize((32, 32), Image.Resampling.BOX)),
     )
 

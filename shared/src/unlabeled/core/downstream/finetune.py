@@ -24,8 +24,10 @@ from unlabeled.core.data.groups import key_id, project_key
 from unlabeled.core.data.items import Items, covering, cut
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.manifest import check_leaks
+from unlabeled.core.downstream import label_augmentation
 from unlabeled.core.downstream.infer import predictions
 from unlabeled.core.downstream.kinds.base import METRICS, Task
+from unlabeled.core.downstream.label_augmentation import LabelAugmentation
 from unlabeled.core.downstream.layers import optimiser_groups
 from unlabeled.core.downstream.loop import train
 from unlabeled.core.downstream.model import Model
@@ -93,8 +95,10 @@ def finetune(
     encoder = origin.encoder(inside)
     data = Labelled(made, replace(items, corpus=corpus.normalised(specs=encoder.specs)), inside, left_out)
     device = torch.device(device_kind(Trainer(accelerator=chosen.accelerator)))
+    if chosen.label_augmentation:
+        label_augmentation.check(made.head, encoder, items)
     with seeded(chosen.seed, "finetune"):
-        model = data.task.model(copy.deepcopy(encoder)).to(device)
+        model = _model(data.task, copy.deepcopy(encoder), chosen).to(device)
         validation = data.validation(origin.evaluation)
         best, failed = _fit(model, data, validation, chosen, on_progress)
     score = data.scores(model, validation)
@@ -320,6 +324,12 @@ class Labelled:
         }
 
 
+def _model(task: Task, encoder: Encoder, chosen: Finetune) -> Model:
+    if chosen.label_augmentation:
+        return LabelAugmentation(encoder, task.head.kind, task.outputs)
+    return task.model(encoder)
+
+
 def predicted_items(corpus: Corpus, kind: str, windows: Evaluation) -> Items:
     """The windows that a prediction is made from: for segmentation they hold every cell, and overlap by half."""
     if kind != "segmentation":
@@ -358,7 +368,7 @@ def _fit(
         model,
         loader,
         data.task.target(data.train),
-        data.task.loss,
+        label_augmentation.joint_loss if chosen.label_augmentation else data.task.loss,
         groups,
         steps=chosen.steps,
         warmup=round(chosen.warmup * chosen.steps),

@@ -40,6 +40,10 @@ class Finetune(Strict):
     )
     stride: tuple[float, ...] | None = Field(None, description="step from item to item; none: as the bundle evaluates")
     views: tuple[View, ...] = Field((), description="augmentations of the training items; not for segmentation")
+    label_augmentation: bool = Field(
+        False,
+        description="learn (class, quarter turn) of square images as one label, and predict by all four turns; for classification",
+    )
     max_bad_fraction: float | None = Field(
         None, ge=0, le=1, description="largest share of unreadable records; none: as the bundle was made"
     )

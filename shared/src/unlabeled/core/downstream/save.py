@@ -22,6 +22,7 @@ from unlabeled.core.bundle.save import put_encoder
 from unlabeled.core.contracts import Head, Incompatible, RequestError
 from unlabeled.core.contracts.recipe import Strict
 from unlabeled.core.downstream.kinds.base import METRICS
+from unlabeled.core.downstream.label_augmentation import LabelAugmentation
 from unlabeled.core.downstream.model import Model
 from unlabeled.core.files import folder_atomic, sha256, write_json
 from unlabeled.core.measures.intervals import Interval
@@ -149,7 +150,8 @@ def load_model(path: str | Path) -> Model:
         state = load_file(path / "head.safetensors")
     except (SafetensorError, ValueError) as error:
         raise Incompatible(f"{path / 'head.safetensors'} cannot be read ({error}); copy the model again") from None
-    model = Model(encoder, about.head.kind, about.outputs)
+    made = LabelAugmentation if about.settings.get("label_augmentation") else Model
+    model = made(encoder, about.head.kind, about.outputs)
     report = fill(model, {**{f"encoder.{k}": v for k, v in encoder.state_dict().items()}, **state})
     if report.missing or report.unexpected or report.reshaped:
         raise Incompatible(f"{path}: {report}; load it with the version that wrote it")

@@ -25,7 +25,7 @@ def logme(features: NDArray[np.floating], targets: NDArray[np.generic]) -> float
     beta instead, which comes to the same where it converges; the search also ends where features explain nothing, and the
     best alpha is infinite.
 
-    Invariant to rotations of the features, and to their scale: two bugs of the official code are not copied. It counts D
+    Invariant to rotations of the features, and to their scale: two bugs of the official code's fixed point are not copied. It counts D
     eigenvalues of the prior but only min(N, D) of the posterior, so that for D > N the score depends on the scale of the
     features; and it adds 1e-5 to squares whatever their unit.
     """
