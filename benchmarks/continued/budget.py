@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Budget(Strict):
 
     def values(self, method: str, seed: int) -> dict[str, Any]:
         """What the learning table's recipe of this method says, but for one cosine over the steps of one set."""
-        values = learning.read().values(method, seed)
+        values = _shared().values(method, seed)
         trainer = {**values["trainer"], "save_every": self.steps}
         cosine = self.schedules.cosine.model_dump(mode="json", exclude_unset=True)
         return {**values, "schedule": cosine, "max_steps": self.steps, "trainer": trainer}
@@ -49,7 +50,13 @@ def read(path: Path = FILE) -> Budget:
 
 def data() -> learning.Data:
     """The digits' split and the label draws of both sets."""
-    return learning.read().data
+    return _shared().data
+
+
+@cache
+def _shared() -> learning.Budget:
+    """The learning table's budget; once, so that all runs of a call are of one."""
+    return learning.read()
 
 
 def settings(plan: Budget) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The command lines are frozen: a verb or flag that comes, goes or changes its name must change this list too."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -11,18 +12,20 @@ import typer
 
 from unlabeled.core.cli.domain import build
 from unlabeled.core.cli.main import app
+from unlabeled.core.cli.methods import other
 from unlabeled.core.contracts.domain import domain, domains, methods
 
 SHARED = {
     "inspect": ["--json", "--max-bad", "--option", "PATH"],
     "init": ["--method", "--option", "-o", "PATH"],
-    "pretrain": ["--resume", "-o", "OVERRIDES", "RECIPE"],
-    "evaluate": ["--allow-seen", "--convert", "--json", "--labels", "--option", "BUNDLE", "PATH"],
+    "pretrain": ["--branch", "--resume", "-o", "OVERRIDES", "RECIPE"],
+    "evaluate": ["--allow-seen", "--by", "--convert", "--json", "--labels", "--option", "BUNDLE", "PATH"],
+    "rank": ["--allow-seen", "--convert", "--json", "--labels", "--option", "BUNDLES", "PATH"],
     "embed": ["--convert", "--option", "-o", "BUNDLE", "PATH"],
     "finetune": ["--convert", "--json", "--labels", "--option", "--task", "-o", "BUNDLE", "PATH", "SETTINGS"],
     "predict": ["--convert", "--format", "--max-bad", "--option", "-o", "MODEL", "PATH"],
     "study": ["-o", "OVERRIDES", "RECIPE"],
-    "export": ["--size", "--to", "-o", "BUNDLE"],
+    "export": ["--on", "--size", "--sparsity", "--to", "-o", "BUNDLE"],
     "curate": ["--bundle", "--embeddings", "--json", "--max-bad", "--option", "-o", "PATH", "STEPS"],
 }
 SURFACE = {
@@ -33,6 +36,7 @@ SURFACE = {
         "compare": ["--json", "RUNS"],
         "report": ["RUN"],
         "export": SHARED["export"],
+        "atoms": ["--classes", "--per-class", "--seed", "--size", "-o"],
         "curate": sorted([*SHARED["curate"], "--domain"]),
     },
     "unlabeled-biosignal": {**SHARED, "demo": ["-o"]},
@@ -100,6 +104,28 @@ def test_every_method_is_listed_whole() -> None:
         assert card.paper or card.kind == "baseline", card.name
         assert (root / card.test).is_file(), card.test
         assert set(card.seeds) <= known, card.seeds
+
+
+def test_any_card_is_described_by_name(capsys) -> None:
+    """A method in full; of the others what their target says of itself, in which case the docstring of `logme`."""
+    from unlabeled.core.cli.shell import run
+    from unlabeled.core.measures.logme import logme
+
+    assert run(app, ["methods", "logme"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("logme (measure): ") and "arXiv 2102.11005" in text
+    assert inspect.cleandoc(logme.__doc__ or "") in text
+    assert text.endswith("target: unlabeled.core.measures.logme:logme\ntest: shared/tests/measures/test_logme.py\n")
+    assert run(app, ["methods", "logme", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["card"]["name"] == "logme" and found["card"]["kind"] == "measure" and "alpha and beta" in found["text"]
+    assert run(app, ["methods", "simclr"]) == 0
+    assert "options:" in capsys.readouterr().out
+    assert run(app, ["methods", "logmee"]) == 2
+    assert "did you mean 'logme'" in capsys.readouterr().err
+    for card in methods().values():
+        if card.kind != "method" and not card.target.startswith("toydomains"):
+            assert len(other(card)) > 20, card.name
 
 
 def test_lists_are_json(capsys) -> None:

@@ -74,7 +74,7 @@ def test_a_cluster_for_every_item_is_uniform():
 
 
 def test_more_than_there_are_clusters_is_refused():
-    with pytest.raises(RequestError, match="there are 3 clusters for a batch_size of 4; set batch_size to 3 or lower"):
+    with pytest.raises(RequestError, match=r"there are 3 clusters for a batch_size of 4; set batch_size to 3 or lower"):
         LabelGuided(clusters(5, 5, 5), 4)
 
 
@@ -82,7 +82,9 @@ def test_more_than_there_are_clusters_is_refused():
 
 
 def recipe(folder: Path, **plan) -> Recipe:
-    text = "domain: d\ndata: {path: files}\nmethod: {name: mae}\nencoder: {name: tokens}\nplan: " + json.dumps(plan) + "\n"
+    text = (
+        "domain: d\ndata: {path: files}\nmethod: {name: mae}\nencoder: {name: tokens}\nplan: " + json.dumps(plan) + "\n"
+    )
     (folder / "recipe.yaml").write_text(text)
     return read_recipe(folder / "recipe.yaml")
 
@@ -94,7 +96,7 @@ def test_paths_of_a_plan_are_beside_the_recipe_and_stages_become_folders(tmp_pat
     assert found.plan.options == {"bundle": str(tmp_path / "one/bundle"), "clusters": 3}
     found = recipe(tmp_path, name="label_guided", bundle="stage:first", clusters=3)
     assert found.plan.options["bundle"] == "stage:first"
-    with pytest.raises(RequestError, match="plan.bundle: 'first' is unknown, no stage comes before"):
+    with pytest.raises(RequestError, match=r"plan.bundle: 'first' is unknown, no stage comes before"):
         expanded(found)
     staged = found.model_copy(update={"stages": (Stage(name="first", method=Named(name="mae")),)})
     # a stage that comes before is not planned by its own features
@@ -110,7 +112,7 @@ def test_a_run_is_told_when_its_clusters_are_others():
     plan.restore(plan.state())
     other = of.copy()
     other[[0, 1]] = other[[1, 0]] + 1
-    with pytest.raises(RunFailed, match="clusters.parquet is not what the run was trained on"):
+    with pytest.raises(RunFailed, match=r"clusters.parquet is not what the run was trained on"):
         Recorded(LabelGuided(other, 2), other).restore(plan.state())
     assert plan.known(7) and plan.steps(0) == 6
     assert [b.tolist() for b in plan(0, 0)] == [b.tolist() for b in plan.plan(0, 0)]

@@ -78,7 +78,9 @@ def test_one_part_is_uniform():
 def test_wrong_shares_are_said(shares, said):
     if said is None:
         assert plan(shares).steps(0) >= 1  # 9 of 10 is within the 10 there are
-        with pytest.raises(RequestError, match="'rare/.' has 10 items for .* of every batch; lower its share or batch_size"):
+        with pytest.raises(
+            RequestError, match=r"'rare/.' has 10 items for .* of every batch; lower its share or batch_size"
+        ):
             plan(shares, batch=20)
     else:
         with pytest.raises(RequestError, match=said):

@@ -17,6 +17,9 @@ def test_a_row_of_the_table_fits_80_columns(
             "records": 4,
             "test_groups": ["a"],
             "rank": 3.0,
+            "random_rank": 2.5,
+            "uniformity": {"ours": -1.25, "random weights": None},
+            "by": {},
             "width": 8,
             "fed": {"pretraining_cells": (64, 64), "cells": (32, 32), "normaliser": {"x": "standard"}},
             "seen_in_pretraining": [],
@@ -25,4 +28,5 @@ def test_a_row_of_the_table_fits_80_columns(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "ours, linear probe 0.900 [0.800, 0.950]" in lines
     assert "pretraining: 64 x 64 cells; here: 32 x 32 cells; normalised: x by standard" in lines
+    assert "uniformity (less is more even): ours -1.25; rank of random weights 2.5" in lines
     assert "random weights, linear probe 0.900 [0.800, 0.950] +0.100 [-0.050, +0.200]" in lines

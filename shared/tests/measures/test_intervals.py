@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from unlabeled.core.measures.confusion import counts, f1_of, iou_of
-from unlabeled.core.measures.intervals import difference, interval, over_groups, paired, statistic
+from unlabeled.core.measures.intervals import difference, interval, jackknife, over_groups, paired, statistic
 from unlabeled.core.measures.regression import mae, moments, r2
 
 Confusions = NDArray[np.int64]
@@ -108,6 +108,20 @@ def test_two_groups_of_one_error_each() -> None:
     # R2 = 1 - 1/2; of the four draws the two of one group twice have no variance and are left out
     found = over_groups(r2, m, seed=0)
     assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_leaving_out_groups_of_one_gives_the_interval_of_a_mean() -> None:
+    # of a mean the jackknife's deviation is s / sqrt(n), with s the sample's: for 1, 2, 3, 4, 5 it is sqrt(2.5 / 5), and
+    # Student's quantile for 4 degrees of freedom is 2.776
+    x = np.arange(1.0, 6.0)
+    mean, square = jackknife(lambda rows: np.array([x[rows].mean(), 4.0]), np.arange(5))
+    reach = 2.7764451 * np.sqrt(0.5)
+    assert (mean.mean, mean.low, mean.high) == pytest.approx((3, 3 - reach, 3 + reach))
+    assert (square.mean, square.low, square.high) == (4, 4, 4)
+    # whole groups are left out: three rows of one group count as one. Means 1, 2 without one: deviation |1 - 2| / 2
+    found = jackknife(lambda rows: np.array([np.unique(x[rows] > 3).mean()]), np.array([0, 0, 0, 1, 1]))[0]
+    assert found.mean == 0.5 and found.high - 0.5 == pytest.approx(12.7062 * 0.5, abs=1e-3)
+    assert np.isnan(jackknife(lambda rows: np.array([1.0]), np.zeros(3, np.int64))[0].low)
 
 
 def test_one_group_has_no_interval_and_unequal_tallies_are_refused() -> None:

@@ -18,13 +18,13 @@ PREDICTED = np.where(RNG.random(N) < np.select([SITE == "a", SITE == "b"], [0.9,
 def tally(at: np.ndarray) -> np.ndarray:
     out = np.zeros((GROUPS, 3, 3), np.int64)
     for g in range(GROUPS):
-        inside = at & (GROUP == g)
+        inside = at & np.equal(GROUP, g)
         out[g] = confusion(TRUTH[inside], PREDICTED[inside], 3)
     return counts(out)
 
 
 def test_each_part_has_the_plain_metric_of_its_own_records() -> None:
-    parts = {name: SITE == name for name in "cab"}
+    parts = {name: np.equal(SITE, name) for name in "cab"}
     found = by_subgroup(f1_of, {n: tally(at) for n, at in parts.items()}, {n: int(at.sum()) for n, at in parts.items()})
     assert list(found.scores) == ["a", "b", "c"] and found.suppressed == ()
     for name, at in parts.items():

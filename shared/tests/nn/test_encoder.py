@@ -418,3 +418,32 @@ def test_ids_that_would_be_normalised_are_refused():
     normalised = spec(1, channels=1).model_copy(update={"normaliser": Normaliser(method="standard")})
     with pytest.raises(RequestError, match=r"the ids of 'x' would be normalised \(standard\).* data\.normaliser: none"):
         encoder({"x": normalised}, patch=(1,), vocabulary=(7,))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cls": True, "pool": "cls"},
+        {"cls": True, "pool": "cls", "depth": 0},
+        {"cls": True, "pool": "cls", "positions": "rope"},
+        {"cls": True, "pool": "cls", "positions": "rope", "causal": (1, 1)},
+        {"cls": True},
+        {"pool": "mean_max"},
+    ],
+)
+def test_a_summary_is_the_pooled_feature_and_its_gradient(options):
+    enc = encoder({"x": spec(2)}, patch=RANKS[2][1], **options)
+    x = dense(RANKS[2][0])
+    x.valid[1, ..., 4:] = False
+    x.valid[2] = False
+    found = []
+    for call in (enc, enc.summary):
+        enc.zero_grad()
+        pooled = call({"x": x}).pooled
+        pooled.square().sum().backward()
+        found.append([pooled, *(p.grad for p in enc.parameters() if p.grad is not None)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    # of a class token's last block only that token is computed
+    alone = options.get("pool") == "cls"
+    assert (enc.summary({"x": x}).tokens.shape[1] == 0) is alone

@@ -97,11 +97,13 @@ def test_it_learns_the_order():
 
 def test_wrong_requests_are_said():
     plain = MethodContract.method.__func__(TestSimCLRWithJigsaw)
-    with pytest.raises(RequestError, match="jigsaw has 3 parts, which have 6 orders, and not 7; set orders lower"):
+    with pytest.raises(RequestError, match=r"jigsaw has 3 parts, which have 6 orders, and not 7; set orders lower"):
         with_terms(plain, (Term(name="jigsaw", parts=3, orders=7),), seed=0)
     m = with_terms(plain, (Term(name="jigsaw", parts=13),), seed=0)
     batch = TestSimCLRWithJigsaw.batch()
     x = batch.inputs["x"]
     short = Dense(x.values[..., :12].float(), torch.ones(8, 1, 12, dtype=torch.bool), x.spacing.float(), whole=True)
-    with pytest.raises(RequestError, match="cuts 13 parts along every axis, and the items have .12,. cells; set parts lower"):
+    with pytest.raises(
+        RequestError, match=r"cuts 13 parts along every axis, and the items have .12,. cells; set parts lower"
+    ):
         m.step(m.on_batch(batch.with_inputs(x=short), CTX), CTX)

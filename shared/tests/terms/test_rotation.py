@@ -95,7 +95,7 @@ def test_the_method_stays_what_it_was():
     assert set(found.state_dict()) == {*own, *terms}
     assert terms == {"beside.rotation.head.layers.0.weight", "beside.rotation.head.layers.0.bias"}
     assert all(torch.equal(found.state_dict()[k], v) for k, v in own.items())
-    assert len([p for p in found.parameters()]) == len([p for p in plain.parameters()]) + 2
+    assert len(list(found.parameters())) == len(list(plain.parameters())) + 2
     assert type(plain) is DINO  # the class of other methods is as it was
 
 
@@ -106,7 +106,9 @@ def test_every_parameter_gets_a_gradient():
 
 def test_it_learns_which_way_up():
     # values rise along the width: each quarter turn makes them rise another way
-    ramp = torch.linspace(-1, 1, 8).expand(16, 2, 8, 8) + 0.1 * torch.randn(16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    ramp = torch.linspace(-1, 1, 8).expand(16, 2, 8, 8) + 0.1 * torch.randn(
+        16, 2, 8, 8, generator=torch.Generator().manual_seed(0)
+    )
     ids = torch.arange(16)
     x = Dense(ramp, torch.ones(16, 1, 8, 8, dtype=torch.bool), torch.ones(16, 2), whole=True)
     batch = Batch({"x": x}, ids, ids, ids, torch.ones(16), {})
@@ -130,11 +132,15 @@ def test_wrong_requests_are_said():
     class Series(TestSimCLRWithRotation):
         encoder, shape = MethodContract.encoder, (24,)
 
-    with pytest.raises(RequestError, match="rotation needs one input on a grid of 2 axes; the encoder reads x .dense, 1 axes"):
+    with pytest.raises(
+        RequestError, match=r"rotation needs one input on a grid of 2 axes; the encoder reads x .dense, 1 axes"
+    ):
         Series.method()
     m, batch = contract(), TestSimCLRWithRotation.batch()
     x = batch.inputs["x"]
     oblong = Dense(x.values[..., :6], torch.ones(8, 1, 8, 6, dtype=torch.bool), x.spacing, whole=True)
     given = m.on_batch(batch.with_inputs(x=oblong), CTX)
-    with pytest.raises(RequestError, match="turns square items, and these have 8 x 6 cells; set data.window to a square"):
+    with pytest.raises(
+        RequestError, match=r"turns square items, and these have 8 x 6 cells; set data.window to a square"
+    ):
         m.step(given, CTX)

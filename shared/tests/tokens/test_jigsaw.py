@@ -27,7 +27,8 @@ def test_boxes_of_an_image():
     x = items(1, 4, 6)
     found, _ = reordered(x, torch.tensor([[3, 2, 1, 0]]), 2)
     image = x.values[0, 0]
-    assert torch.equal(found.values[0, 0], torch.cat([torch.cat([image[2:, 3:], image[2:, :3]], 1), torch.cat([image[:2, 3:], image[:2, :3]], 1)]))
+    lower, upper = (torch.cat([rows[:, 3:], rows[:, :3]], 1) for rows in (image[2:], image[:2]))
+    assert torch.equal(found.values[0, 0], torch.cat([lower, upper]))
 
 
 @pytest.mark.parametrize(("shape", "n"), [((11,), 3), ((7, 8), 3), ((5, 4, 6), 2)])
@@ -69,5 +70,5 @@ def test_orders_are_far_from_each_other():
     many = far_orders(9, 35)
     distances = [(a != b).sum() for i, a in enumerate(many) for b in many[:i]]
     assert min(distances) >= 7 and (far_orders(9, 35) == many).all()
-    with pytest.raises(ValueError, match="2 parts have 2 orders, and not 3"):
+    with pytest.raises(ValueError, match=r"2 parts have 2 orders, and not 3"):
         far_orders(2, 3)

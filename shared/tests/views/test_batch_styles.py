@@ -9,6 +9,7 @@ from unlabeled.core.contracts.batch import Batch, Dense
 from unlabeled.core.contracts.domain import Domain
 from unlabeled.core.contracts.recipe import View
 from unlabeled.core.streams import Draw
+from unlabeled.core.testing.method import MethodContract, noisy
 from unlabeled.core.testing.ranks import assert_same, share
 from unlabeled.core.testing.sync import NoWaiting
 from unlabeled.core.views.batch_styles import batch_styles
@@ -16,14 +17,16 @@ from unlabeled.core.views.batch_styles import batch_styles
 
 def spec(axes=("y", "x"), **changes):
     n = len(axes)
-    return InputSpec(layout="dense", channels=("a", "b"), units=("", ""), axes=axes, unit="px", spacing=(1.0,) * n).model_copy(
-        update=changes
-    )
+    return InputSpec(
+        layout="dense", channels=("a", "b"), units=("", ""), axes=axes, unit="px", spacing=(1.0,) * n
+    ).model_copy(update=changes)
 
 
 def items(*shape, seed=0):
     x = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 1
-    return Dense(x, torch.ones(shape[0], 1, *shape[2:], dtype=torch.bool), torch.ones(shape[0], len(shape) - 2), whole=True)
+    return Dense(
+        x, torch.ones(shape[0], 1, *shape[2:], dtype=torch.bool), torch.ones(shape[0], len(shape) - 2), whole=True
+    )
 
 
 def draws(n, scope="view1", epoch=0, first=0):
@@ -49,7 +52,9 @@ def test_amplitudes_of_one_item_and_phases_of_each(shape, axes):
     before, after, band = spectrum(x.values), spectrum(found.values), low_band(shape, 0.3)
     style = draws(5).uniform("style", 3)[:, 0].argmin()
     # the band is the style's in every item; torch's Fourier transform is the oracle
-    torch.testing.assert_close(after.abs()[..., band], before.abs()[style, ..., band].expand(5, -1, -1), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        after.abs()[..., band], before.abs()[style, ..., band].expand(5, -1, -1), rtol=1e-9, atol=1e-9
+    )
     torch.testing.assert_close(after[..., ~band], before[..., ~band], rtol=1e-9, atol=1e-9)
     turned = (after / before).angle()
     torch.testing.assert_close(turned, torch.zeros_like(turned), rtol=0, atol=1e-9)
@@ -114,7 +119,9 @@ def test_padding_changes_nothing_and_holes_keep_what_they_hold():
     x.valid[2, :, 3, 3] = False
     x.values[2, :, 3, 3] = 50.0
     wide = Dense(
-        torch.nn.functional.pad(x.values, (0, 5, 0, 3), value=9.0), torch.nn.functional.pad(x.valid, (0, 5, 0, 3)), x.spacing
+        torch.nn.functional.pad(x.values, (0, 5, 0, 3), value=9.0),
+        torch.nn.functional.pad(x.valid, (0, 5, 0, 3)),
+        x.spacing,
     )
     found, padded = (batch_styles(a, draws(4, "view2"), spec(), low=0.3, high=0.3) for a in (x, wide))
     torch.testing.assert_close(padded.values[..., :8, :6], found.values, rtol=0, atol=1e-12)
@@ -138,9 +145,9 @@ def test_a_frequency_that_is_not_there_gets_no_amplitude():
 
 
 def test_wrong_requests_are_said():
-    with pytest.raises(RequestError, match="low 0.5, high 0.2 and probability 1; they are shares"):
+    with pytest.raises(RequestError, match=r"low 0.5, high 0.2 and probability 1; they are shares"):
         batch_styles(items(2, 2, 8), draws(2), spec(("t",)), low=0.5)
-    with pytest.raises(RequestError, match="needs an input on a regular grid"):
+    with pytest.raises(RequestError, match=r"needs an input on a regular grid"):
         batch_styles(items(2, 2, 8), draws(2), spec(("t",), layout="tokens"))
 
 
@@ -156,6 +163,21 @@ def test_any_domain_may_name_it():
     assert torch.equal(found, batch_styles(x, within, spec(), high=0.4).values)
 
 
+def styled(batch, draw):
+    batch = noisy(batch, draw)
+    return batch.with_inputs(x=batch_styles(batch.inputs["x"], draw.within("style"), spec(), low=0.1, high=0.4))
+
+
+class TestSimCLRWithBatchStyles(MethodContract):
+    """As a view of a method: neither ranks, nor padding, nor rows of weight 0 change a loss or a gradient."""
+
+    name = "simclr"
+    encoder = ("tokens", {"width": 16, "depth": 2, "heads": 2, "patch": (2, 2)})
+    options = {"projector": (12, 8)}
+    shape = (8, 8)
+    views = staticmethod(styled)
+
+
 def on_rank():
     """The style lies on the second rank, whose grid is the smaller one; one row of each rank holds nothing."""
     x = items(6, 2, 8, 6)
@@ -168,7 +190,9 @@ def on_rank():
     rows = 8 if ranks.world() == 1 or ranks.rank() == 0 else 7
     mine = Dense(mine.values[..., :rows, :], mine.valid[..., :rows, :], mine.spacing)
     found = batch_styles(mine, Draw(0, 0, batch.index, "view4"), spec(), low=0.2, high=0.9)
-    return {"values": ranks.gather(torch.nn.functional.pad(found.values, (0, 0, 0, 8 - rows)).where(mine_valid(batch), 0))}
+    return {
+        "values": ranks.gather(torch.nn.functional.pad(found.values, (0, 0, 0, 8 - rows)).where(mine_valid(batch), 0))
+    }
 
 
 def mine_valid(batch):

@@ -94,8 +94,8 @@ def _lines(file: Path) -> Mapping[str, str]:
         return {str(row["key"]): str(row["cluster"]) for row in rows}
     except (OSError, KeyError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise RequestError(
-            f"plan.file: {file} gives no clusters ({' '.join(str(error).split())[:120]}); name a parquet or CSV file with the "
-            "columns key and cluster"
+            f"plan.file: {file} gives no clusters ({' '.join(str(error).split())[:120]}); name a parquet or CSV file with "
+            "the columns key and cluster"
         ) from None
 
 

@@ -50,7 +50,7 @@ class Choices:
         kept = [self._chosen(number, pool[item], values) if ranks.rank() == 0 else np.zeros(0, np.int64)]
         if ranks.world() > 1:
             dist.broadcast_object_list(kept, src=0)
-        return kept[0]
+        return np.asarray(kept[0])
 
     def _chosen(self, number: int, pool: Ids, values: Values) -> Ids:
         o = self.options
@@ -58,7 +58,8 @@ class Choices:
         counts = shares(clusters, max(1, round(o.share * len(pool))))
         stays = np.sort(chosen(values, clusters, counts, o.nearness, self.seed))
         self._write(number, pool, clusters.labels, stays)
-        return pool[stays]
+        kept: Ids = pool[stays]
+        return kept
 
     def _write(self, number: int, pool: Ids, labels: Ids, stays: Ids) -> None:
         kept = np.zeros(len(pool), bool)

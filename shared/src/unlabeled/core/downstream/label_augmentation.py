@@ -23,7 +23,7 @@ class LabelAugmentation(Model):
 
     In training the output is joint (B, 4, K, 4): of the item under each turn, the logits of every class with every
     turn. In evaluation it is aggregated (B, K): for each class the mean over the turns t of the logit of (class, t) of
-    the item under turn t (section 2.3, aggregated inference). An item is turned within its own extent; an oblong one is
+    the item under turn t (their aggregated inference). An item is turned within its own extent; an oblong one is
     not: it is there once, as it is, and under the other turns its joint logits are NaN.
 
     Deviations: without the second head of the paper's self-distillation, so that a prediction costs four passes; the mean

@@ -18,17 +18,19 @@ Ints = NDArray[np.int64]
 
 
 def purities(
-    values: NDArray[np.floating], record: Ints, column: Labels, groups: NDArray[np.str_], k: int
+    values: NDArray[np.floating], record: NDArray[np.integer], column: Labels, groups: NDArray[np.str_], k: int
 ) -> dict[str, Any]:
     """Purity of a column among items, values (N, P) of record (N,); groups (R,) of the records.
 
     Where all records of a group have one value (a person has one sex), items of the own group are no neighbours: they would
-    share the value whatever the embedding sees. Else only those of the own record are none.
+    share the value whatever the embedding sees. Else only those of the own record are none; so too where the value names the
+    group, since who it is would be all there is to see.
     """
     at = column.codes[record] != UNLABELLED
     values, record = values[at], record[at]
     code, group = column.codes[record], np.unique(groups[record], return_inverse=True)[1]
-    fixed = len(np.unique(np.stack([code, group]), axis=1).T) == len(np.unique(group))
+    pairs = len(np.unique(np.stack([code, group]), axis=1).T)
+    fixed = len(np.unique(code)) < pairs == len(np.unique(group))
     found = purity(values, code, k, group if fixed else record)
     return {
         "purity": finite(found.value),
@@ -44,6 +46,8 @@ def subgroups(column: Labels, truth: Ints, predicted: Ints, group: Ints, classes
     tallies, records = {}, {}
     for code, name in enumerate(column.classes):
         at = np.flatnonzero((column.codes == code) & (predicted >= 0))
+        if len(at) == 0:  # only in groups that are not tested on
+            continue
         tally = np.zeros((int(group.max()) + 1, classes, classes), np.int64)
         for g in np.unique(group[at]):
             inside = at[group[at] == g]

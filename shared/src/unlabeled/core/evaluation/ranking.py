@@ -23,14 +23,12 @@ from unlabeled.core.evaluation.embed import embed as embed_items
 from unlabeled.core.evaluation.evaluate import blank, opened
 from unlabeled.core.evaluation.labels import read_labels
 from unlabeled.core.evaluation.unseen import seen_groups, unseen
-from unlabeled.core.measures.intervals import over_rows
+from unlabeled.core.measures.intervals import jackknife
 from unlabeled.core.measures.logme import logme
 from unlabeled.core.measures.ped import ped
 from unlabeled.core.measures.rank import rankme
 from unlabeled.core.measures.spread import uniformity
 from unlabeled.core.nn.base import Encoder
-
-RESAMPLES = 200  # each takes a decomposition of every bundle's features
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,13 @@ def rank(
     convert: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     allow_seen: bool = False,
-    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """LogME, PED, RankMe and uniformity of bundles, and of their encoders with random weights, best LogME first.
 
     All on the same labelled records: those that every bundle can read, of groups that no pretraining has seen. LogME and PED
     are of the records' mean features; RankMe and uniformity of the items of these records. The difference of LogME to the best
-    has a 95 % bootstrap interval over groups; a record drawn twice counts as two, so it says how sure the order is, not what
-    LogME would be elsewhere.
+    has a 95 % interval over groups, by leaving each out once: a bootstrap would draw records twice, and features as wide as
+    records are few explain what is there twice far too well.
 
     Raises RequestError (a bundle twice, labels, no record is left), Leakage (see `evaluate`), Incompatible (files do not fit).
     """
@@ -108,9 +105,9 @@ def rank(
 
     def less(rows: NDArray[np.int64]) -> NDArray[np.float64]:
         found = np.array([logme(f[rows], codes[rows]) for f in features])
-        return found - found[best]
+        return np.asarray(found - found[best])
 
-    gaps = over_rows(less, group, seed=0, resamples=resamples)
+    gaps = jackknife(less, group)
     lines = []
     for i in np.argsort(-np.array(scores), kind="stable"):
         entry, gap = entries[i], gaps[i]

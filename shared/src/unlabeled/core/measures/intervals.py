@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from unlabeled.core.measures.confusion import counts, f1_of
 from unlabeled.core.streams import rng
@@ -74,22 +75,20 @@ def paired(of: Statistic, a: Tally, b: Tally, seed: int, resamples: int = RESAMP
     return _interval(mean, _drawn(of, a, seed, resamples) - _drawn(of, b, seed, resamples), len(a))
 
 
-def over_rows(
-    of: Callable[[NDArray[np.int64]], NDArray[np.float64]], group: NDArray[np.int64], seed: int, resamples: int
-) -> list[Interval]:
-    """Of statistics that are no function of sums: `of` maps row numbers (M,) to (S,), and rows belong to group (N,), 0 ... G - 1.
+def jackknife(of: Callable[[NDArray[np.int64]], NDArray[np.float64]], group: NDArray[np.int64]) -> list[Interval]:
+    """Of statistics that change where a row is there twice, as an evidence does, so that no resample may draw it twice.
 
-    A group drawn twice brings its rows twice.
+    of: maps row numbers (M,) to (S,); rows belong to group (N,) in 0 ... G - 1, each of which is left out once. The interval is
+    Student's with G - 1 degrees of freedom around the statistic of all rows (Efron and Tibshirani 1993, ch. 11); NaN for one
+    group.
     """
-    groups = int(group.max()) + 1
-    rows = [np.flatnonzero(group == g) for g in range(groups)]
-    values = np.array(
-        [
-            of(np.concatenate([rows[g] for g in np.repeat(np.arange(groups), times)]))
-            for times in _times(seed, "groups", groups, resamples)
-        ]
-    )
-    return [_interval(float(m), column, groups) for m, column in zip(of(np.arange(len(group))), values.T, strict=True)]
+    rows, groups = np.arange(len(group)), int(group.max()) + 1
+    whole = of(rows)
+    if groups < 2:
+        return [Interval(float(m), float("nan"), float("nan")) for m in whole]
+    without = np.array([of(rows[group != g]) for g in range(groups)])
+    reach = stdtrit(groups - 1, 0.975) * np.sqrt((groups - 1) * without.var(0))
+    return [Interval(float(m), float(m - r), float(m + r)) for m, r in zip(whole, reach, strict=True)]
 
 
 def _drawn(of: Statistic, tally: Tally, seed: int, resamples: int) -> NDArray[np.float64]:

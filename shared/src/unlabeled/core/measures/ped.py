@@ -13,6 +13,7 @@ Floats = NDArray[np.float64]
 
 STEPS = 6
 EXIT = 0.5  # of the first step's movement: a step that moves less is not taken
+SAME = 1e-9  # of the radii: means nearer than that are one, and differ by rounding
 SPREAD = 1e-3  # the least deviation of a feature that it is divided by
 
 
@@ -43,9 +44,9 @@ def moved(features: NDArray[np.floating], classes: NDArray[np.int64], size: floa
     """The features after at most `STEPS` steps; every class moves as a whole."""
     x = np.asarray(features, np.float64)
     spread = x.std(0)
-    spread = np.maximum(spread, max(SPREAD * float(spread.max(initial=0.0)), np.finfo(np.float64).tiny))
+    spread = np.maximum(spread, SPREAD * spread.max() or 1.0)
     _, of = np.unique(classes, return_inverse=True)
-    scaled = x / spread
+    scaled = (x - x.mean(0)) / spread
     means = np.stack([scaled[of == c].mean(0) for c in range(of.max() + 1)])
     radii = np.array([size * np.sqrt(scaled[of == c].var(0).sum()) for c in range(len(means))])
     at, first = means, 0.0
@@ -56,13 +57,14 @@ def moved(features: NDArray[np.floating], classes: NDArray[np.int64], size: floa
         if way == 0 or (number and way <= EXIT * first):
             break
         at = at + shift
-    return np.asarray((scaled + (at - means)[of]) * spread)
+    return np.asarray(x + (at - means)[of] * spread)
 
 
 def pushed(means: Floats, radii: Floats, step: float) -> Floats:
     """(K, D) way of every class in one step from rest: half the squared step times the force, the depth of the overlap."""
     away = means[:, None] - means
     distance = np.sqrt((away**2).sum(-1))
-    overlap = np.maximum(radii[:, None] + radii - distance, 0)
-    way = np.where(distance > 0, np.minimum(0.5 * step**2, 1) * overlap / np.where(distance > 0, distance, 1), 0)
+    reach = radii[:, None] + radii
+    apart = distance > SAME * reach
+    way = apart * min(0.5 * step**2, 1) * np.maximum(reach - distance, 0) / np.where(apart, distance, 1)
     return np.asarray((way[..., None] * away).sum(1))

@@ -36,7 +36,7 @@ def purity(
     values: NDArray[np.floating],
     groups: NDArray[np.int64],
     k: int = 10,
-    record: NDArray[np.int64] | None = None,
+    record: NDArray[np.integer] | None = None,
 ) -> Purity:
     """Share of the k items most similar by cosine that have the item's group, mean over items; values (N, P), groups (N,).
 
@@ -61,7 +61,7 @@ def purity(
 
 
 def _shares(
-    z: NDArray[np.float64], groups: NDArray[np.int64], record: NDArray[np.int64], k: int, rows: slice
+    z: NDArray[np.float64], groups: NDArray[np.int64], record: NDArray[np.integer], k: int, rows: slice
 ) -> NDArray[np.float64]:
     """Of these rows; NaN where there is no item of another record."""
     near = np.round(z[rows] @ z.T, EQUAL)

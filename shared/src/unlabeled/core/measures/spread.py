@@ -17,7 +17,8 @@ ROWS = 1024  # against all others at a time, so that the similarities stay small
 
 def alignment(z1: Tensor, z2: Tensor, alpha: float = 2.0) -> Tensor:
     """Mean distance of two views of an item to the power alpha, of rows (N, D) of length 1: 0 for equal, 2^alpha for opposite."""
-    return (unit(z1) - unit(z2)).norm(dim=1).pow(alpha).mean()
+    distance: Tensor = (unit(z1) - unit(z2)).norm(dim=1)
+    return distance.pow(alpha).mean()
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> Tensor:

@@ -86,9 +86,9 @@ class DINO(Method):
 
     def step(self, batch: tuple[list[Batch], list[Batch]], ctx: Context) -> dict[str, Any]:
         wide, small = batch
-        pooled = [features.pooled for features in encoded(self.encoder, wide + small)]
+        pooled = [features.pooled for features in encoded(self.encoder.summary, wide + small)]
         with torch.no_grad():
-            seen = [features.pooled for features in encoded(self.teacher["encoder"], wide)]
+            seen = [features.pooled for features in encoded(self.teacher["encoder"].summary, wide)]
         loss, use = self.agreement(pooled, seen, wide[0].weight, ctx)
         gap = self.teacher.gap(**self._student())
         return weighted({"dino": (1.0, loss)}, pooled[0], teacher_gap=gap, prototype_use=use)

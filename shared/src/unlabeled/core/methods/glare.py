@@ -131,7 +131,7 @@ class GLARE(DINO):
             use = prototype_use(sums(targets, weight)[:-1])
             regions, there = self._regions(batch, whole)
             areas = [share_pool(t, regions) for t in whole.tokens.chunk(2)]
-        pooled = [*seen.pooled.chunk(2), *(f.pooled for f in encoded(self.encoder, batch.small))]
+        pooled = [*seen.pooled.chunk(2), *(f.pooled for f in encoded(self.encoder.summary, batch.small))]
         students = self.head(torch.cat(pooled)).chunk(len(pooled))
         own = torch.cat([share_pool(t, regions) for t in seen.tokens.chunk(2)])
         both = weight.repeat(2)[:, None]

@@ -48,7 +48,7 @@ class GroCo(TwoViews):
 
     def step(self, batch: list[Batch], ctx: Context) -> dict[str, Any]:
         o, first = self.options, batch[0]
-        pooled = [features.pooled for features in encoded(self.encoder, batch)]
+        pooled = [features.pooled for features in encoded(self.encoder.summary, batch)]
         z = [self.projector(p, first.weight) for p in pooled]
         record = None if o.same_record_negatives else first.record
         loss = groco(z, o.views, o.negatives, o.steepness, first.weight, record)

@@ -104,7 +104,7 @@ class IBOT(DINO):
             outputs = self.teacher[patch_head](large.take(whole.tokens))
             patches = self.targets("patch_center", outputs.flatten(0, 1), there.flatten(), ctx)
             use = prototype_use(sums([items], large.weight)[:-1])
-        pooled = [*seen.pooled.chunk(2), *(features.pooled for features in encoded(self.encoder, batch.small))]
+        pooled = [*seen.pooled.chunk(2), *(features.pooled for features in encoded(self.encoder.summary, batch.small))]
         students = self.head(torch.cat(pooled)).chunk(len(pooled))
         item = dino(students, items.chunk(2), o.student_temperature, large.weight.chunk(2)[0])
         said = self._student()[patch_head](large.take(seen.tokens))

@@ -103,9 +103,9 @@ class Mugs(DINO):
         met = self._queue("record").valid.expand(len(record), -1)
         if not o.same_record:
             met = met & (record != self._queue("record").rows[:, 0])
-        pooled = [features.pooled for features in encoded(self.encoder, wide + small)]
+        pooled = [features.pooled for features in encoded(self.encoder.summary, wide + small)]
         with torch.no_grad():
-            seen = [features.pooled for features in encoded(self.teacher["encoder"], wide)]
+            seen = [features.pooled for features in encoded(self.teacher["encoder"].summary, wide)]
             near = self._around(self.teacher["neighbourhood"], seen, "teacher", met)
             keys = {"instance": self._keys("instance", seen), "local_group": self._keys("local_group", near)}
         rows = {name: found[0] for name, found in keys.items()} | {"student": pooled[0].detach(), "teacher": seen[0]}

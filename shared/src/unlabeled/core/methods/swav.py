@@ -72,7 +72,7 @@ class SwAV(Method):
     def step(self, batch: tuple[list[Batch], list[Batch]], ctx: Context) -> dict[str, Any]:
         o, (wide, small) = self.options, batch
         weight = wide[0].weight
-        pooled = [features.pooled for features in encoded(self.encoder, wide + small)]
+        pooled = [features.pooled for features in encoded(self.encoder.summary, wide + small)]
         z = unit(self.projector(torch.cat(pooled), weight.repeat(len(pooled)))).chunk(len(pooled))
         scores = [self.score(rows) for rows in z]
         self._projected = [(rows.detach(), weight) for rows in z[: len(wide)]]

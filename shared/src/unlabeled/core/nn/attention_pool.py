@@ -23,4 +23,4 @@ class AttentionPool(nn.Module):
         own = self.token.to(tokens.dtype).expand(len(tokens), 1, -1)
         seen = None if valid is None else torch.cat([valid, valid.new_ones(len(valid), 1)], 1)
         # it stands last, so that the last block leaves the others out
-        return self.transformer(torch.cat([tokens, own], 1), seen, first=tokens.shape[1])[:, 0]  # type: ignore[no-any-return]
+        return self.transformer(torch.cat([tokens, own], 1), seen, asking=slice(tokens.shape[1], None))[:, 0]  # type: ignore[no-any-return]

@@ -74,6 +74,11 @@ class Encoder(nn.Module):
     def forward(self, inputs: Mapping[str, BatchInput]) -> Features:
         raise NotImplementedError  # pragma: no cover
 
+    def summary(self, inputs: Mapping[str, BatchInput]) -> Features:
+        """The same where only `pooled` is wanted: an encoder may leave out what that does not need, its tokens too."""
+        found: Features = self(inputs)
+        return found
+
 
 def cells_of(encoder: Encoder) -> tuple[int, ...] | None:
     """Cells that one token stands for: `encoder.patch` of its only input, else `encoder.stride`; None: not on one grid."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unlabeled.core.nn.base import Features
 from unlabeled.core.nn.predictor import Predictor
-from unlabeled.core.nn.transformer import Block, Turn, attended, xavier
+from unlabeled.core.nn.transformer import ALL, Block, Turn, attended, xavier
 from unlabeled.core.tokens.positions import rotary, rotate, sincos
 
 
@@ -75,17 +75,17 @@ class CrossBlock(Block):
         x: Tensor,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
-        first: int = 0,
+        asking: slice = ALL,
         turn: Turn | None = None,
         reference: Reference | None = None,
     ) -> Tensor:
         """As `Block`, which it is without a reference."""
         if reference is None:
-            return super().forward(x, attn_mask, is_causal, first, turn)
-        own = x[:, first:]
-        own = own + self.attend(self.norm1(x), attn_mask, first, turn)
+            return super().forward(x, attn_mask, is_causal, asking, turn)
+        own = x[:, asking]
+        own = own + self.attend(self.norm1(x), attn_mask, asking, turn)
         seen = replace(reference, tokens=self.norm_reference(reference.tokens))
-        own_turn = None if turn is None else (turn[0][:, :, first:], turn[1][:, :, first:])
+        own_turn = None if turn is None else (turn[0][:, :, asking], turn[1][:, :, asking])
         own = own + self.cross(self.norm_query(own), seen, own_turn)
         return own + self.mlp(self.norm2(own))  # type: ignore[no-any-return]
 
@@ -134,8 +134,8 @@ class CrossPredictor(Predictor):
         attend = None if valid is None else attended(valid)
         out, turn, last = torch.cat(x, 1), self._turn(positions), len(self.transformer.blocks) - 1
         for number, block in enumerate(self.transformer.blocks):
-            first = sum(counts[: len(names)]) if number == last else 0
-            out = block(out, attend, first=first, turn=turn, reference=looked_at)
+            asking = slice(sum(counts[: len(names)]), None) if number == last else ALL
+            out = block(out, attend, asking=asking, turn=turn, reference=looked_at)
         parts = torch.split(self.transformer.norm(out), counts[len(names) :], 1)
         return {name: head(part) for part, (name, head) in zip(parts, self.heads.items(), strict=True)}
 

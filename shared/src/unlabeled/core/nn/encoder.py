@@ -20,7 +20,7 @@ from unlabeled.core.nn.base import Encoder, Features
 from unlabeled.core.nn.fitting import Scale, Sizes
 from unlabeled.core.nn.ids import IdEmbedding
 from unlabeled.core.nn.pooling import max_pool, mean_pool
-from unlabeled.core.nn.transformer import Transformer, Turn, Watch, xavier
+from unlabeled.core.nn.transformer import ALL, Transformer, Turn, Watch, xavier
 from unlabeled.core.tokens.clusters import cluster_order
 from unlabeled.core.tokens.masks import Mask
 from unlabeled.core.tokens.packed import packed_tokens
@@ -151,12 +151,14 @@ class TokenEncoder(Encoder):
         states: bool = False,
         attention: bool = False,
         watch: Watch | None = None,
+        summary: bool = False,
     ) -> Features:
         """Features of given tokens; the tokens of the inputs follow each other in the order of the specs.
 
         layers, states, attention: which of these `Features` are wanted. keys (B, L) bool: which valid tokens are attended
         to; None: all.
         watch: called before every block (see `nn.transformer`).
+        summary: only the pooled feature is wanted: where that is the class token, the last block computes no other.
         """
         x, valid = self.embed(tokens, corrupt)
         whole = all(tokens[name].whole for name in self.specs)
@@ -170,7 +172,10 @@ class TokenEncoder(Encoder):
         after: list[Tensor] | None = [] if states else None
         weights: list[Tensor] | None = [] if attention else None
         attend = None if whole and keys is None else seen
-        x = self.transformer(x, attend, mlps, order=order, turn=turn, states=after, attention=weights, watch=watch)
+        asking = slice(0, own) if summary and self.options.pool == "cls" else ALL
+        x = self.transformer(x, attend, mlps, order=order, turn=turn, states=after, attention=weights, watch=watch, asking=asking)
+        if asking != ALL:
+            return self._pooled(x[:, own:], valid[:, :0], torch.where(valid.any(1, keepdim=True), x[:, 0], 0), True)
         features = self._pooled(x[:, own:], valid, x[:, 0] if own else None, whole)
         if after:
             features = replace(features, states=tuple(s[:, own:] for s in after))
@@ -199,12 +204,15 @@ class TokenEncoder(Encoder):
             x = torch.where(valid[..., None], x, 0)
         if self.options.pool == "cls":
             assert cls is not None
-            pooled = torch.where(valid.any(1, keepdim=True), cls, 0)
+            pooled = cls if whole else torch.where(valid.any(1, keepdim=True), cls, 0)
         elif self.options.pool == "mean":
             pooled = mean_pool(x, valid)
         else:
             pooled = torch.cat([mean_pool(x, valid), max_pool(x, valid)], 1)
         return Features(tokens=x, valid=valid, pooled=pooled, whole=whole, cls=cls)
+
+    def summary(self, inputs: Mapping[str, BatchInput]) -> Features:
+        return self.encode(self.tokenise(inputs), summary=True)
 
     def forward(self, inputs: Mapping[str, BatchInput], mask: Mapping[str, Mask] | None = None) -> Features:
         """Features of all tokens, or, with a mask per input, of the kept ones: raw patches are gathered first."""

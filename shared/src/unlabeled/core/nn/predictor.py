@@ -62,7 +62,7 @@ class Predictor(nn.Module):
 
     def _mixed(self, x: Tensor, valid: Tensor | None, first: int) -> Tensor:
         """The blocks and the final norm, of the hidden tokens, which are those from `first` on."""
-        return self.transformer(x, valid, first=first)  # type: ignore[no-any-return]
+        return self.transformer(x, valid, asking=slice(first, None))  # type: ignore[no-any-return]
 
     def _placed(self, number: int, tokens: Tensor, position: Tensor) -> Tensor:
         """Tokens of the input of this number with their positions (B, L, d) and what tells the input."""

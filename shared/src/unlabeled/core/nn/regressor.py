@@ -26,7 +26,7 @@ class Regressor(Predictor):
         attend = None if valid is None else attended(valid)
         context, own = x[:, :first], x[:, first:]
         for block in self.transformer.blocks:
-            own = block(torch.cat([context, own], 1), attend, first=first)
+            own = block(torch.cat([context, own], 1), attend, asking=slice(first, None))
         return self.transformer.norm(own)  # type: ignore[no-any-return]
 
 

@@ -17,41 +17,44 @@ from unlabeled.core.tokens.clusters import attends
 from unlabeled.core.tokens.positions import rotate
 
 Turn = tuple[Tensor, Tensor]
+ALL = slice(None)
 
 
 class Block(vision_transformer.Block):
-    """timm's block, which can also be asked for the last tokens only, and can turn queries and keys by their positions."""
+    """timm's block, which can also be asked for some tokens only, and can turn queries and keys by their positions."""
 
     def forward(
         self,
         x: Tensor,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
-        first: int = 0,
+        asking: slice = ALL,
         turn: Turn | None = None,
     ) -> Tensor:
-        """(B, L, D) -> (B, L - first, D): tokens before `first` are attended to, and ask nothing themselves.
+        """(B, L, D) -> those tokens that are `asking`; all are attended to.
 
         turn: of all tokens, as `tokens.positions.rotary` gives it.
         """
-        if first == 0 and turn is None:
+        if asking == ALL and turn is None:
             return super().forward(x, attn_mask, is_causal)
-        own = x[:, first:]
-        own = own + self.attend(self.norm1(x), attn_mask, first, turn)
+        own = x[:, asking]
+        own = own + self.attend(self.norm1(x), attn_mask, asking, turn)
         return own + self.mlp(self.norm2(own))  # type: ignore[no-any-return]
 
-    def attend(self, normed: Tensor, attn_mask: Tensor | None, first: int = 0, turn: Turn | None = None) -> Tensor:
-        """What attention gives to the tokens from `first` on."""
+    def attend(
+        self, normed: Tensor, attn_mask: Tensor | None, asking: slice = ALL, turn: Turn | None = None
+    ) -> Tensor:
+        """What attention gives to the tokens that are asking."""
         attn: Any = self.attn
         width = normed.shape[-1]
         weight, bias = attn.qkv.weight, attn.qkv.bias
-        query = F.linear(normed[:, first:], weight[:width], bias[:width])
+        query = F.linear(normed[:, asking], weight[:width], bias[:width])
         key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, -1)
         q, k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (query, key, value))  # type: ignore[no-untyped-call]
         if turn is not None:
-            q, k = rotate(q, (turn[0][:, :, first:], turn[1][:, :, first:])), rotate(k, turn)
+            q, k = rotate(q, (turn[0][:, :, asking], turn[1][:, :, asking])), rotate(k, turn)
         if attn_mask is not None and attn_mask.shape[-2] > 1:
-            attn_mask = attn_mask[..., first:, :]
+            attn_mask = attn_mask[..., asking, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return attn.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -90,7 +93,7 @@ class Transformer(nn.Module):
         x: Tensor,
         valid: Tensor | None,
         layers: list[Tensor] | None = None,
-        first: int = 0,
+        asking: slice = ALL,
         order: Tensor | None = None,
         turn: Turn | None = None,
         states: list[Tensor] | None = None,
@@ -101,7 +104,7 @@ class Transformer(nn.Module):
         `states` that stream after every block, and with one for `attention` the last block's weights (B, heads, L, L).
 
         valid  (B, L) bool; None: all, known on the host, which spares attention its mask
-        first  only the tokens from here on are wanted, (B, L - first, D): the last block computes no others
+        asking  only these tokens are wanted: the last block computes no others
         order  (B, L) int64: a token attends to those of no higher number only (see `tokens.clusters`); None: to all
         turn   rotary positions of the tokens; None: none
         watch  is called before every block with what the block is given, for losses on what a block does
@@ -112,7 +115,7 @@ class Transformer(nn.Module):
         elif valid is not None:
             attend = attended(valid)
         if not self.blocks:
-            x = x[:, first:]
+            x = x[:, asking]
         block: Any
         for number, block in enumerate(self.blocks, 1):
             if watch is not None:
@@ -120,7 +123,7 @@ class Transformer(nn.Module):
             if attention is not None and number == len(self.blocks):
                 attention.append(block.attention(block.norm1(x), attend, turn))
             if layers is None:
-                x = block(x, attend, first=first if number == len(self.blocks) else 0, turn=turn)
+                x = block(x, attend, asking=asking if number == len(self.blocks) else ALL, turn=turn)
             else:  # the same in its two halves
                 normed = block.norm1(x)
                 mixed = (

@@ -37,7 +37,8 @@ class Term(nn.Module):
 def only_grid(encoder: Encoder, term: str, rank: int | None = None) -> str:
     """The name of the encoder's only input, which lies on a grid of `rank` axes; None: of any.
 
-    Raises RequestError where there are more inputs, which would tell what was done to one of them, or it lies on no such grid.
+    Raises RequestError where it lies on no such grid, and where there are more inputs, which would tell what was done to
+    one of them.
     """
     specs = encoder.specs
     (name, spec), *others = specs.items()

@@ -11,6 +11,7 @@ from torch import nn
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.batch import Batch
 from unlabeled.core.methods.base import Context, Method
+from unlabeled.core.nn.base import Encoder
 from unlabeled.core.terms.base import Term
 
 
@@ -25,6 +26,7 @@ class Given:
 class Beside(Method):
     """The half of a method with terms that knows the terms; the other half is the method's own class (see `beside`)."""
 
+    encoder: Encoder
     beside: nn.ModuleDict
     beside_weights: dict[str, float]
 
@@ -36,7 +38,9 @@ class Beside(Method):
         parts, loss = dict(out["parts"]), out["loss"]
         for name, term in self.beside.items():
             if name in parts:
-                raise RequestError(f"terms: {name} is a part of the method's own loss already; leave it out of one of them")
+                raise RequestError(
+                    f"terms: {name} is a part of the method's own loss already; leave it out of one of them"
+                )
             assert isinstance(term, Term)
             value = term.loss(self.encoder, batch.batch, ctx)
             loss, parts[name] = loss + self.beside_weights[name] * value, value.detach()
@@ -46,8 +50,8 @@ class Beside(Method):
 def beside(method: Method, terms: Mapping[str, tuple[float, Term]]) -> Method:
     """The same method, whose loss is from now on its own and that of every term (weight, term) by name.
 
-    Its class becomes one of both `Beside` and its own, as torch's parametrisations do: so all else of it stays its own (hooks,
-    teacher, tables, export), and its weights keep their names, and those of a term are `beside.NAME`.
+    Its class becomes one of both `Beside` and its own, as torch's parametrisations do. So all else of it stays its own
+    (hooks, teacher, tables, export), and its weights keep their names; those of a term are `beside.NAME`.
     """
     kind = type(method)
     method.__class__ = type(f"{kind.__name__}With{''.join(name.title() for name in terms)}", (Beside, kind), {})

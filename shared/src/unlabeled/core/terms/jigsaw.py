@@ -29,9 +29,9 @@ class Jigsaw(Term):
     is not asked. Raises RequestError for several inputs, one on no grid, and more orders than there are.
 
     Deviations: the item with its parts in another order goes through the encoder as one (as Carlucci et al. 2019, JiGen), so
-    that any encoder takes it; in the papers each part goes alone, and the head sees their features side by side. The parts touch, without
-    the gaps and the colour jitter that keep edges and colours from giving the order away: a term beside a method that
-    learns more than that. 2 parts along an axis and at most 24 orders by default (papers: 3, and 35 to 1000).
+    that any encoder takes it; in the papers each part goes alone, and the head sees their features side by side. The parts
+    touch, without the gaps and the colour jitter that keep edges and colours from giving the order away: this is a
+    term beside a method that learns more than that. 2 parts along an axis and at most 24 orders by default (papers: 3, and 35 to 1000).
     """
 
     class Options(base.Options):

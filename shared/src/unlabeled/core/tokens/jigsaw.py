@@ -24,8 +24,8 @@ ALL, SOME = 5040, 2000  # all orders of up to 7 parts are compared; of more part
 def far_orders(parts: int, count: int) -> NDArray[np.int64]:
     """(count, parts) orders that differ in many places, the natural one first; always the same ones.
 
-    One by one the order is taken whose least Hamming distance to those before is largest, and of equal ones the one that is far
-    from all of them (Noroozi and Favaro 2016, algorithm 1). Raises ValueError where there are fewer orders.
+    One by one the order is taken whose least Hamming distance to those before is largest, and of equal ones the one that
+    is far from all of them (after Noroozi and Favaro 2016). Raises ValueError where there are fewer orders.
     """
     if count > math.factorial(parts):
         raise ValueError(f"{parts} parts have {math.factorial(parts)} orders, and not {count}")
@@ -45,7 +45,7 @@ def far_orders(parts: int, count: int) -> NDArray[np.int64]:
 
 
 def reordered(x: Dense, order: Tensor, n: int) -> tuple[Dense, Tensor]:
-    """Each item in n parts along every axis, of which part p then holds what part order[:, p] held; and (B,) bool, which were.
+    """Each item in n parts along every axis, of which part p then holds what part order[:, p] held; (B,) bool, which were.
 
     order (B, n ** axes) int64; parts are numbered along the last axis first. They are equal boxes from the item's first
     cell on; the cells that are left over at the far ends stay. One that is shorter than n cells, or holds nothing, stays

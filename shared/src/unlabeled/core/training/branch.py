@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.contracts.recipe import Recipe, read_recipe
@@ -85,7 +86,7 @@ def begin(recipe: Recipe, method: Method, run: Path, same_data: bool) -> None:
     state = checkpoint.read(path)
     if not same_data:
         weights = {k: v for k, v in state["method"].items() if k not in method.tables}
-        fresh = {"values": {}, "start": {}, "alarms": [], "row": {}, "well": {}, "first": [], "held": [], "scalars": []}
+        fresh: dict[str, Any] = {"values": {}, "start": {}, "alarms": [], "row": {}, "well": {}, "first": [], "held": [], "scalars": []}
         state |= {"method": weights, "failures": {}, "skips": [], "rollbacks": [], "health": fresh}
     checkpoint.save(run / "checkpoints", state, keep=1)
     log.info("branching off from %s after %d steps%s", path.parents[1].name, step, "" if same_data else ", on other data")

@@ -36,7 +36,9 @@ def batch_styles(
     The paper draws the share of the area too (its figure 1); from where to where is decided here.
     """
     if spec.layout != "dense":
-        raise RequestError("views: batch_styles needs an input on a regular grid; leave it out for sequences and graphs")
+        raise RequestError(
+            "views: batch_styles needs an input on a regular grid; leave it out for sequences and graphs"
+        )
     if not (0 <= low <= high <= 1 and 0 <= probability <= 1):
         raise RequestError(
             f"views: batch_styles was given low {low:g}, high {high:g} and probability {probability:g}; they are shares, "

@@ -75,8 +75,10 @@ def matrices(encoder: nn.Module) -> list[Tensor]:
 
 
 def _fill(weights: Sequence[Tensor], values: Tensor) -> None:
-    for weight, part in zip(weights, values.split([w.numel() for w in weights]), strict=True):
-        weight.data.copy_(part.view_as(weight))
+    at = 0
+    for weight in weights:
+        weight.data.copy_(values[at : at + weight.numel()].view_as(weight))
+        at += weight.numel()
 
 
 def _features(encoder: Encoder, inputs: Sequence[Inputs]) -> Tensor:

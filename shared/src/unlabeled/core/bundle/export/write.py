@@ -30,6 +30,7 @@ FORMATS = {
 }
 NEEDS = {"hf": ("transformers",), "onnx": ("onnx", "onnxruntime", "onnxscript")}
 TOLERANCE = 1e-4  # of the largest feature where that is above 1: another order of sums moves its last digits
+REAL = "records of the given folder"
 SYNTHETIC = "the fixed input of the fingerprint: two items of noise, nothing real"
 LEFT_OUT = (
     "what the method had beside the encoder (projectors, predictors, teachers); a bundle never holds it",
@@ -93,7 +94,7 @@ def export(
         write_json(folder / "contract.json", contract_of(encoder.bundle.about))
         if sparsity:
             report["sparsity"] = curve(encoder, [{whole.name: fixed(whole)}] if sparsity is True else sparsity)
-            report["sparsity"]["on"] = SYNTHETIC if sparsity is True else "items"
+            report["sparsity"]["on"] = SYNTHETIC if sparsity is True else REAL
             write_json(folder / "sparsity.json", report["sparsity"])
         (folder / "README.md").write_text(card(encoder.bundle.about, report, written.use), encoding="utf-8")
     return report

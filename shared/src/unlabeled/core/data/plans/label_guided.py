@@ -20,9 +20,7 @@ class Clustered(Strict):
         None, description="whose features are clustered: a bundle's folder, stage:NAME, timm:NAME or a weight file"
     )
     clusters: int | None = Field(None, ge=2, description="with bundle: how many, at most, by k-means")
-    file: str | None = Field(
-        None, description="or: parquet or CSV with the columns key and cluster, of every record"
-    )
+    file: str | None = Field(None, description="or: parquet or CSV with the columns key and cluster, of every record")
 
     def check(self) -> None:
         """Raises RequestError unless one place is named that clusters come from, and all of it."""
@@ -31,20 +29,22 @@ class Clustered(Strict):
                 "plan: clusters come from a bundle's features or from a file; give either plan.bundle or plan.file"
             )
         if (self.bundle is None) != (self.clusters is None):
-            raise RequestError("plan.clusters: it says into how many plan.bundle's features are clustered; give both or none")
+            raise RequestError(
+                "plan.clusters: it says into how many plan.bundle's features are clustered; give both or none"
+            )
 
 
 class LabelGuided:
     """At most one item of each cluster in a batch (Chakraborty et al. 2020, G-SimCLR).
 
     Every item at most once an epoch. An epoch has as many batches as can be made of the clusters; a cluster that has more
-    items than there are batches gives as many, by lot, and its others wait for another epoch, as do those that
-    are left over. With a cluster for every item it is the plan `uniform`. Items of the cluster -1 are never drawn.
+    items than there are batches gives as many, by lot, and its others wait for another epoch, as do those that are left
+    over. With a cluster for every item it draws as the plan `uniform`. Items of the cluster -1 are never drawn.
 
     Raises RequestError where a batch is larger than there are clusters.
 
-    Deviations: clusters are those of any encoder's features, or of a file, where the paper's are of a denoising autoencoder that it
-    trains for it (a stage of the recipe, here).
+    Deviations: clusters are those of any encoder's features, or of a file, where the paper's are of a denoising
+    autoencoder that it trains for it (a stage of the recipe, here).
     """
 
     Options = Clustered
@@ -81,7 +81,9 @@ class LabelGuided:
         ids = draw.permutation(ids)
         _, label, sizes = np.unique(self.cluster[ids], return_inverse=True, return_counts=True)
         steps = self._steps(sizes)
-        ids = ids[np.argsort(draw.permutation(len(sizes))[label], kind="stable")]  # cluster by cluster, each in random order
+        ids = ids[
+            np.argsort(draw.permutation(len(sizes))[label], kind="stable")
+        ]  # cluster by cluster, each in random order
         _, first, label = np.unique(self.cluster[ids], return_index=True, return_inverse=True)
         ids = ids[np.arange(len(ids)) - first[label] < steps]
         kept = np.sort(draw.permutation(len(ids))[: steps * self.batch_size])

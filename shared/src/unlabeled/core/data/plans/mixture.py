@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class Mixture(InParts):
-    """Every part of the data gives its share of every batch, whatever its size (as the weights of Assran et al. 2025,
-    V-JEPA 2, table 1).
+    """Every part of the data gives its share of every batch, whatever its size (as the weighted data sets of Assran et al.
+    2025, V-JEPA 2).
 
     A part is what a pattern of record keys names, and an item is of the first pattern that fits. What fits none is never
     drawn. Shares are of their sum. keys: (N,) of the items' records.
@@ -27,13 +27,14 @@ class Mixture(InParts):
     Raises RequestError where nothing fits a pattern, and where a part has fewer items than its share of a batch, so that one
     would meet itself.
 
-    Deviations: the paper draws every item by lot, with weights; here a batch holds the stated shares up to one item, and no item of
-    a part comes again before the others.
+    Deviations: the paper states weights to draw by; here a batch holds the stated shares up to one item, and no item of a
+    part comes again before the others.
     """
 
     class Options(Strict):
         shares: dict[str, float] = Field(
-            min_length=1, description="pattern of record keys -> share, as {'siteA/*': 0.7, '*': 0.3}; the first that fits"
+            min_length=1,
+            description="pattern of record keys -> share, as {'siteA/*': 0.7, '*': 0.3}; the first that fits",
         )
 
     def __init__(self, keys: Sequence[str], batch_size: int, options: Options) -> None:
@@ -74,4 +75,3 @@ class Mixture(InParts):
         rest = np.argsort(np.where(free, np.floor(ideal) - ideal, 1), kind="stable")[: total - counts.sum()]
         counts[rest] += 1
         return counts
-

@@ -45,7 +45,9 @@ class Pruned:
         nearness: float = Field(
             0.5, ge=0, le=1, description="of the picks within a cluster: 1: those near its centre, 0: those far from it"
         )
-        levels: tuple[int, ...] = Field((100, 10), min_length=1, description="clusters of each level of k-means, the most first")
+        levels: tuple[int, ...] = Field(
+            (100, 10), min_length=1, description="clusters of each level of k-means, the most first"
+        )
         subset: int | None = Field(None, ge=2, description="items that a choice is made from, by lot; none: all")
 
     def __init__(self, items: int, batch_size: int, options: Options, choices: Choices) -> None:
