@@ -51,9 +51,8 @@ def test_items_of_the_same_record_are_no_neighbours() -> None:
     found = purity(values, group, 2, record)
     # chance over records: 2 * 2 * 1 / (4 * 3)
     assert (found.value, found.chance) == (0.0, pytest.approx(1 / 3))
-    # the next three windows are the third record's: of 6 neighbours 3 are of the nearest record, 3 of the one after
-    # (0: 10 and 80, 10: 0 and 80, and so on: b a, a a; so records 0 and 3 see 1/2, 1 and 2 see b's: 0 -> a 1/2 ...)
-    # record 0 (a): 10 b, 80 a: 1/2. record 1 (b): 0 a, 80 a: 0. record 2 (a): 90 b, 10 b: 0. record 3 (b): 80 a, 10 b: 1/2
+    # six windows are the two nearest records. 0 degrees (a): 10 b and 80 a, 1/2. 10 (b): 0 a and 80 a, none. 80 (a): 90 b and
+    # 10 b, none. 90 (b): 80 a and 10 b, 1/2
     assert purity(values, group, 6, record).value == pytest.approx(0.25)
     # all nine others: each sees one record of its own of three
     assert purity(values, group, 50, record).value == pytest.approx(1 / 3)

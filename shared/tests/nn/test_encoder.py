@@ -426,7 +426,6 @@ def test_ids_that_would_be_normalised_are_refused():
         {"cls": True, "pool": "cls"},
         {"cls": True, "pool": "cls", "depth": 0},
         {"cls": True, "pool": "cls", "positions": "rope"},
-        {"cls": True, "pool": "cls", "positions": "rope", "causal": (1, 1)},
         {"cls": True},
         {"pool": "mean_max"},
     ],

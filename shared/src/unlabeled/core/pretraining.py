@@ -89,7 +89,7 @@ def _pretrain(
     loader = Loader(
         items, corpus.specs, plan, recipe.seed, groups=codes(corpus.groups), workers=recipe.trainer.workers
     )
-    start = _begun(method, run) if recipe.branch is None else _branched(recipe, method, run)
+    start = _begun(method, run) if recipe.branch is None else _branched(recipe, method, run, loader)
     result = fit(method, loader, recipe, run, resume=resuming or recipe.branch is not None, on_progress=on_progress)
     if not leader():
         return bundle
@@ -183,14 +183,14 @@ def _begun(method: Method, run: Path) -> dict[str, str] | None:
     return start
 
 
-def _branched(recipe: Recipe, method: Method, run: Path) -> dict[str, str]:
+def _branched(recipe: Recipe, method: Method, run: Path, loader: Loader) -> dict[str, str]:
     """As `_begun`, of a run that branches off; where it has not begun yet, it gets its first checkpoint."""
     assert recipe.branch is not None
     parent, folder, file = recipe.branch.run, run / "checkpoints", run / "start.json"
     if leader() and not file.exists():
         path, step = branch.origin(recipe)
         same = (parent / "data.sha256").read_text() == (run / "data.sha256").read_text()
-        branch.begin(recipe, method, run, same)
+        branch.begin(recipe, method, run, same, loader.chosen())
         write_json(file, {"start": f"branch of {parent.name} after {step} steps", "sha256": sha256(path)})
     while not file.exists():  # the first rank may still be writing it
         time.sleep(0.1)

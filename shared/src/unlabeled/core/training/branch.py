@@ -8,6 +8,7 @@ from the start, bit for bit; a branch on other data goes on without a new warm-u
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def _check(parent: Recipe, recipe: Recipe) -> None:
         )
     if recipe.stages:
         raise RequestError("branch: a run with stages begins anew; leave out branch or stages")
+    if recipe.plan.name == "pruned":
+        raise RequestError("branch: what the plan pruned chose belongs to the run that chose it; name another plan")
     free = {"decay", "final"}
     for name, a, b in (
         ("method", parent.method, recipe.method),
@@ -76,10 +79,10 @@ def _check(parent: Recipe, recipe: Recipe) -> None:
             raise RequestError(f"{name}: a branch goes on with what its origin had, {a}, and not with {b}")
 
 
-def begin(recipe: Recipe, method: Method, run: Path, same_data: bool) -> None:
+def begin(recipe: Recipe, method: Method, run: Path, same_data: bool, chosen: Sequence[str] = ()) -> None:
     """Give the new run its first checkpoint, the state of its origin.
 
-    Under other data what was said of items is forgotten: failures, batches left out, the method's tables of items, and
+    chosen: what the run's own plan has chosen so far (`Loader.chosen`). Under other data what was said of items is forgotten: failures, batches left out, the method's tables of items, and
     the health of a start on other data.
     """
     path, step = origin(recipe)
@@ -88,5 +91,5 @@ def begin(recipe: Recipe, method: Method, run: Path, same_data: bool) -> None:
         weights = {k: v for k, v in state["method"].items() if k not in method.tables}
         fresh: dict[str, Any] = {"values": {}, "start": {}, "alarms": [], "row": {}, "well": {}, "first": [], "held": [], "scalars": []}
         state |= {"method": weights, "failures": {}, "skips": [], "rollbacks": [], "health": fresh}
-    checkpoint.save(run / "checkpoints", state, keep=1)
+    checkpoint.save(run / "checkpoints", state | {"plan": list(chosen)}, keep=1)
     log.info("branching off from %s after %d steps%s", path.parents[1].name, step, "" if same_data else ", on other data")
