@@ -87,7 +87,12 @@ def table(found: Mapping[str, Any], watch: Mapping[str, Any] | None = None) -> s
     """methods.md, as text."""
     test = np.array(found["test_images"])
     made = {n: confusions(test, r["predictions"]) for n, r in found["runs"].items() if r["predictions"]}
-    parts = [HEAD, _setting(found, len(test)), _scores(found["runs"], made, found["budget"]["left_out"]), _against_peer(found, made)]
+    parts = [
+        HEAD,
+        _setting(found, len(test)),
+        _scores(found["runs"], made, found["budget"]["left_out"]),
+        _against_peer(found, made),
+    ]
     scores = {n: interval(c, 0).mean for n, c in made.items()}
     parts.append(ranking.section(found["runs"], scores, _ours(found["runs"])))
     if watch:

@@ -130,7 +130,10 @@ def test_on_other_data_it_goes_on_without_a_new_warm_up(trunk: Path, tmp_path: P
     [
         (["branch.step=6"], "branch.step: .* has no checkpoint of step 6 before its decay, but of 4, 8"),
         (["branch.step=12"], "no checkpoint of step 12 before its decay"),
-        (["max_steps=9"], "a run of 9 steps begins its decay after 5, and branches off after 8; set max_steps to 12 or"),
+        (
+            ["max_steps=9"],
+            "a run of 9 steps begins its decay after 5, and branches off after 8; set max_steps to 12 or",
+        ),
         (["plan={name: pruned}"], "branch: what the plan pruned chose belongs to the run that chose it"),
         (["method.predictor=8"], "method: a branch goes on with what its origin had"),
         (["optimiser.lr=0.1"], "optimiser: a branch goes on"),

@@ -86,9 +86,7 @@ def _pretrain(
         known |= _staged(stages, run, on_progress)
         method = _method(resolved(recipe, known), corpus)
     plan = build_plan(resolved(recipe, known), items, run)
-    loader = Loader(
-        items, corpus.specs, plan, recipe.seed, groups=codes(corpus.groups), workers=recipe.trainer.workers
-    )
+    loader = Loader(items, corpus.specs, plan, recipe.seed, groups=codes(corpus.groups), workers=recipe.trainer.workers)
     start = _begun(method, run) if recipe.branch is None else _branched(recipe, method, run, loader)
     result = fit(method, loader, recipe, run, resume=resuming or recipe.branch is not None, on_progress=on_progress)
     if not leader():
@@ -186,7 +184,7 @@ def _begun(method: Method, run: Path) -> dict[str, str] | None:
 def _branched(recipe: Recipe, method: Method, run: Path, loader: Loader) -> dict[str, str]:
     """As `_begun`, of a run that branches off; where it has not begun yet, it gets its first checkpoint."""
     assert recipe.branch is not None
-    parent, folder, file = recipe.branch.run, run / "checkpoints", run / "start.json"
+    parent, file = recipe.branch.run, run / "start.json"
     if leader() and not file.exists():
         path, step = branch.origin(recipe)
         same = (parent / "data.sha256").read_text() == (run / "data.sha256").read_text()
@@ -271,5 +269,16 @@ def _computed(recipe: Recipe) -> dict[str, Any]:
     How often, what an alarm does and how long a run bears bad steps decide where a run in trouble stops or goes back to;
     they are free, so that one which was stopped can go on under other limits. A sound run is the same whatever they are.
     """
-    free = {"workers", "save_every", "keep", "keep_every", "log_every", "max_skipped", "rollbacks", "tensorboard", "loggers", "loop"}
+    free = {
+        "workers",
+        "save_every",
+        "keep",
+        "keep_every",
+        "log_every",
+        "max_skipped",
+        "rollbacks",
+        "tensorboard",
+        "loggers",
+        "loop",
+    }
     return recipe.model_dump(mode="json", exclude={"trainer": free, "health": True, "study": True})

@@ -53,7 +53,11 @@ def described(
     start: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What `bundle.json` says but for the weights."""
-    local: dict[str, Any] = {"data": {"path", "groups", "keep"}, "trainer": {"loggers"}, **LOCAL}  # loggers may hold addresses
+    local: dict[str, Any] = {
+        "data": {"path", "groups", "keep"},
+        "trainer": {"loggers"},
+        **LOCAL,
+    }  # loggers may hold addresses
     settings = recipe.model_dump(mode="json", exclude=local)
     settings["method"] = {k: _name(v) for k, v in settings["method"].items()}
     return {

@@ -77,7 +77,8 @@ class Choices:
         table = self._read(number)
         if _hash(table) != sha256:
             raise RunFailed(f"{self._path(number)} is not what the run was trained on; start the run anew")
-        return np.asarray(table["item"])[np.asarray(table["kept"])]
+        kept: Ids = np.asarray(table["item"])[np.asarray(table["kept"])]
+        return kept
 
     def _path(self, number: int) -> Path:
         return self.run / "plans" / f"round-{number:04d}.parquet"

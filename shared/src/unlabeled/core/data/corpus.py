@@ -109,7 +109,9 @@ class Corpus:
         try:
             table = pq.read_table(file, columns=["key", "kept"]).to_pydict()
         except (OSError, pa.ArrowException) as error:
-            raise RequestError(f"data.keep: {file} is no manifest of `curate` ({' '.join(str(error).split())})") from None
+            raise RequestError(
+                f"data.keep: {file} is no manifest of `curate` ({' '.join(str(error).split())})"
+            ) from None
         kept = dict(zip(table["key"], table["kept"], strict=True))
         unknown = [r.key for r in self.rows if r.key not in kept]
         if unknown:

@@ -195,7 +195,13 @@ class FromRecipe:
         self, recipe: Path, path: Path, settings: Finetune, convert: Sequence[str], options: Mapping[str, Any]
     ) -> None:
         self.recipe, self.settings = read_recipe(recipe), settings
-        changes = {"path": path, "groups": None, "keep": None, "hold_out": 0.0, **reading(self.recipe.data, convert, options)}
+        changes = {
+            "path": path,
+            "groups": None,
+            "keep": None,
+            "hold_out": 0.0,
+            **reading(self.recipe.data, convert, options),
+        }
         if settings.max_bad_fraction is not None:
             changes["max_bad_fraction"] = settings.max_bad_fraction
         data = Data(**{**self.recipe.data.model_dump(), **changes})

@@ -173,7 +173,9 @@ class TokenEncoder(Encoder):
         weights: list[Tensor] | None = [] if attention else None
         attend = None if whole and keys is None else seen
         asking = slice(0, own) if summary and self.options.pool == "cls" else ALL
-        x = self.transformer(x, attend, mlps, order=order, turn=turn, states=after, attention=weights, watch=watch, asking=asking)
+        x = self.transformer(
+            x, attend, mlps, order=order, turn=turn, states=after, attention=weights, watch=watch, asking=asking
+        )
         if asking != ALL:
             return self._pooled(x[:, own:], valid[:, :0], torch.where(valid.any(1, keepdim=True), x[:, 0], 0), True)
         features = self._pooled(x[:, own:], valid, x[:, 0] if own else None, whole)

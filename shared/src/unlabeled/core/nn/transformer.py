@@ -41,9 +41,7 @@ class Block(vision_transformer.Block):
         own = own + self.attend(self.norm1(x), attn_mask, asking, turn)
         return own + self.mlp(self.norm2(own))  # type: ignore[no-any-return]
 
-    def attend(
-        self, normed: Tensor, attn_mask: Tensor | None, asking: slice = ALL, turn: Turn | None = None
-    ) -> Tensor:
+    def attend(self, normed: Tensor, attn_mask: Tensor | None, asking: slice = ALL, turn: Turn | None = None) -> Tensor:
         """What attention gives to the tokens that are asking."""
         attn: Any = self.attn
         width = normed.shape[-1]

@@ -89,7 +89,19 @@ def begin(recipe: Recipe, method: Method, run: Path, same_data: bool, chosen: Se
     state = checkpoint.read(path)
     if not same_data:
         weights = {k: v for k, v in state["method"].items() if k not in method.tables}
-        fresh: dict[str, Any] = {"values": {}, "start": {}, "alarms": [], "row": {}, "well": {}, "first": [], "held": [], "scalars": []}
-        state |= {"method": weights, "failures": {}, "skips": [], "rollbacks": [], "health": fresh}
+        health: dict[str, Any] = {name: {} for name in ("values", "start", "row", "well")}
+        health |= {name: [] for name in ("alarms", "first", "held", "scalars")}
+            "values": {},
+            "start": {},
+            "alarms": [],
+            "row": {},
+            "well": {},
+            "first": [],
+            "held": [],
+            "scalars": [],
+        }
+        state |= {"method": weights, "failures": {}, "skips": [], "rollbacks": [], "health": health}
     checkpoint.save(run / "checkpoints", state | {"plan": list(chosen)}, keep=1)
-    log.info("branching off from %s after %d steps%s", path.parents[1].name, step, "" if same_data else ", on other data")
+    log.info(
+        "branching off from %s after %d steps%s", path.parents[1].name, step, "" if same_data else ", on other data"
+    )
