@@ -82,8 +82,8 @@ def _check(parent: Recipe, recipe: Recipe) -> None:
 def begin(recipe: Recipe, method: Method, run: Path, same_data: bool, chosen: Sequence[str] = ()) -> None:
     """Give the new run its first checkpoint, the state of its origin.
 
-    chosen: what the run's own plan has chosen so far (`Loader.chosen`). Under other data what was said of items is forgotten: failures, batches left out, the method's tables of items, and
-    the health of a start on other data.
+    chosen: what the run's own plan has chosen so far (`Loader.chosen`). Under other data what was said of items is
+    forgotten: failures, batches left out, the method's tables of items, and the health of a start on other data.
     """
     path, step = origin(recipe)
     state = checkpoint.read(path)
@@ -91,15 +91,6 @@ def begin(recipe: Recipe, method: Method, run: Path, same_data: bool, chosen: Se
         weights = {k: v for k, v in state["method"].items() if k not in method.tables}
         health: dict[str, Any] = {name: {} for name in ("values", "start", "row", "well")}
         health |= {name: [] for name in ("alarms", "first", "held", "scalars")}
-            "values": {},
-            "start": {},
-            "alarms": [],
-            "row": {},
-            "well": {},
-            "first": [],
-            "held": [],
-            "scalars": [],
-        }
         state |= {"method": weights, "failures": {}, "skips": [], "rollbacks": [], "health": health}
     checkpoint.save(run / "checkpoints", state | {"plan": list(chosen)}, keep=1)
     log.info(
