@@ -65,7 +65,7 @@ class Flawed:
         x = sample.inputs["x"]
         valid = np.ones((1, *x.shape), dtype=bool)
         valid[..., x.shape[-1] // 2 :] = False
-        return replace(sample, inputs={"x": replace(x, valid=valid)})
+        return sample.map(x=replace(x, valid=valid))
 
 
 def contract(name: str) -> type[MethodContract]:

@@ -24,7 +24,8 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int = 3, weight: Te
         # its own maximum, so that a low temperature overflows nowhere and leaves no row empty; the rows' first factors
         # put back what that took away.
         top = scores.amax(1)
-        highest = ranks.gather(torch.where(there, top, -torch.inf).amax()[None]).amax()
+        own = torch.cat([torch.where(there, top, -torch.inf), top.new_full((1,), -torch.inf)])  # a rank may have no row
+        highest = ranks.gather(own.amax()[None]).amax()
         power = (scores - top[:, None]).div_(temperature).exp_()
         least = torch.finfo(power.dtype).tiny ** 0.5
         rows = torch.where(there, ((top - highest) / temperature).exp().clamp_min(least), 0)
