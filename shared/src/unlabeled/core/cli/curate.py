@@ -53,7 +53,7 @@ def add_to(app: typer.Typer, domain: str | None = None) -> None:
             max_bad: float = MAX_BAD,
             as_json: bool = AS_JSON,
         ) -> None:
-            """Say what of a folder to pretrain on, and why: duplicates, redundancy, balance, poison. Changes nothing."""
+            """Say what of a folder to pretrain on, and why: duplicates, redundancy, balance, coreset, poison scan. Changes nothing."""
             _curate(path, steps or [], to, name, option, bundle, embeddings, max_bad, as_json)
 
         return
