@@ -22,5 +22,5 @@ slow: setup
 lint: setup
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
-	$(bin)/mypy shared/src packages/biosignal/src packages/earth/src
+	$(bin)/mypy shared/src packages/biosignal/src packages/earth/src packages/network/src
 	$(bin)/lint-imports
