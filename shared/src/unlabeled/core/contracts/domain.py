@@ -52,7 +52,7 @@ class Domain:
     """What a package declares. The command line, the contract tests and the docs are made from it.
 
     reader       class made from (options, root) with `files(root) -> list[Path]` and `read(path) -> Iterable[Sample]`; where
-                 records are large also `part` and `window`, see `data.manifest.Seeks`
+                 a file has many records also `part`, and where they are large `window`, see `data.manifest.Parts`, `Seeks`
     options      pydantic model of the recipe's `data.options`
     conversions  name -> function (Sample, **options) -> (Sample, log line or None)
     encoders     name -> class, beside the core's `tokens` and `convnet`

@@ -32,6 +32,7 @@ from unlabeled.core.contracts.recipe import Data, nearest
 from unlabeled.core.contracts.sample import UNIT_OF_IDS
 from unlabeled.core.data.manifest import (
     Manifest,
+    Parts,
     Progress,
     Row,
     Seeks,
@@ -195,7 +196,7 @@ class Corpus:
         size = sum(x.data.nbytes for x in sample.inputs.values())
         self._cache[i] = sample
         self._cached += size
-        limit = KEPT_BYTES if isinstance(self.reader, Seeks) else CACHE_BYTES
+        limit = KEPT_BYTES if isinstance(self.reader, Parts) else CACHE_BYTES
         while self._cached > limit and len(self._cache) > 1:
             _, old = self._cache.popitem(last=False)
             self._cached -= sum(x.data.nbytes for x in old.inputs.values())
@@ -204,7 +205,7 @@ class Corpus:
     def _read(self, i: int) -> Sample:
         row = self.rows[i]
         with self._reading(row):
-            if isinstance(self.reader, Seeks):
+            if isinstance(self.reader, Parts):
                 return self.held(i, self.reader.part(self.file(row), row.part))
             samples = list(self.reader.read(self.file(row)))
         if row.part >= len(samples):

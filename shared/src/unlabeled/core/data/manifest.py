@@ -48,10 +48,15 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class Seeks(Protocol):
-    """What a reader of large files offers beside: one record of a file, and a window of it, without the rest."""
+class Parts(Protocol):
+    """What a reader of files with many records offers beside: one record of a file, without making the others."""
 
     def part(self, path: Path, part: int) -> Sample: ...
+
+
+@runtime_checkable
+class Seeks(Parts, Protocol):
+    """What a reader of large records offers beside: a window of one, without the rest."""
 
     def window(self, path: Path, part: int, region: tuple[slice, ...]) -> Sample:
         """`part(path, part)` cut to `region`, which lies inside of it."""
@@ -228,8 +233,11 @@ def facts(sample: Sample) -> dict[str, dict[str, Any]]:
 
 
 def content(sample: Sample) -> str:
-    """SHA-256 of the values of every input, so that a change beside the file (a body side, a unit) is seen too."""
-    digest = hashlib.sha256()
+    """SHA-256 of the values of every input, so that a change beside the file (a body side, a unit) is seen too.
+
+    Records that are often equal and yet not the same (two look-ups of a name) carry bytes of their own as meta "identity".
+    """
+    digest = hashlib.sha256(sample.meta.get("identity", b""))
     for name, x in sorted(sample.inputs.items()):
         digest.update(f"{name} {x.data.dtype} {x.data.shape} {x.units} {x.spacing} {x.source}".encode())
         for values in (x.data, x.valid, x.coords, x.edges):
