@@ -227,6 +227,7 @@ def test_a_run_that_fails_takes_its_ends_with_it(tmp_path: Path) -> None:
     assert "minus from scratch on fashion | digits | a run failed | |" in text
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_made_of_the_committed_results() -> None:
     from continued.report import page
 

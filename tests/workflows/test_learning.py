@@ -214,6 +214,7 @@ def test_every_peer_loses_its_loss_and_sees_our_first_batch() -> None:
         assert encoder(batch.inputs).pooled.shape == (96, 64 if name == "mae" else 128)
 
 
+@pytest.mark.slow
 def test_the_committed_table_is_made_of_the_committed_results() -> None:
     from learning.__main__ import newest
     from learning.report import table

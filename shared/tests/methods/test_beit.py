@@ -252,6 +252,7 @@ def test_several_inputs_also_packed_on_two_ranks(two_ranks, codebook):
     assert_same(two_ranks.run(f"{__file__}:on_rank", codebook), on_rank(codebook), tolerance=1e-9)
 
 
+@pytest.mark.slow
 def test_it_learns():
     # stripes of a random phase: what is hidden follows from what is seen, so its code can be named; ln 16 = 2.77 by chance
     specs = {"x": InputSpec(channels=("a", "b"), units=("", ""), axes=("y", "x"), unit="px", spacing=(1.0, 1.0))}

@@ -298,6 +298,7 @@ def pictures(first, count):
     return specs, Collate(specs)(samples), torch.arange(first, first + count) % 4
 
 
+@pytest.mark.slow
 def test_it_learns_which_word_an_image_shows():
     specs, batch, _ = pictures(0, 64)
     torch.manual_seed(0)

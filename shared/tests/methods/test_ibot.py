@@ -256,6 +256,7 @@ def test_two_ranks_equal_one(two_ranks):
     assert_same(two_ranks.run(f"{__file__}:on_rank"), on_rank(), tolerance=1e-9)
 
 
+@pytest.mark.slow
 def test_it_learns():
     # hidden patches are assigned by what is visible: at 32 prototypes, nearly all in use, well below the log of their number,
     # which is what a student pays that knows no more than how often each is chosen

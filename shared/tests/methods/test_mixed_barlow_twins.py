@@ -120,6 +120,7 @@ def test_mixtures_do_not_depend_on_the_ranks(two_ranks):
     assert_same(two_ranks.run(f"{__file__}:on_rank"), alone, tolerance=1e-12)
 
 
+@pytest.mark.slow
 def test_it_learns():
     m = made()
     optimiser = torch.optim.Adam(m.parameters(), 3e-3)

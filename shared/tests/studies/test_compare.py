@@ -16,6 +16,8 @@ from unlabeled.core.pretraining import pretrain
 from unlabeled.core.studies import compare, study
 from unlabeled.core.studies.side_by_side import flattened
 
+pytestmark = pytest.mark.slow  # three runs and three studies before the first test
+
 
 def studying(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"study": recipe.study.model_copy(update=changes)})
