@@ -10,6 +10,7 @@ import pytest
 from unlabeled.core.contracts import Leakage, RequestError
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.studies.plan import Plan
+from unlabeled.core.studies.protocol import protocol
 from unlabeled.core.studies.run import planned
 
 
@@ -55,6 +56,21 @@ def test_folds_of_records(recipe: Recipe, toy: Path, tmp_path: Path) -> None:
     ]
     assert [len(f.train) for f in plan.folds] == [3, 3, 4]
     assert of["s5"] not in plan.tested and plan.unit == "record" and plan.metric == "macro-F1"
+
+
+def test_forward_trains_on_earlier_folds_alone(recipe: Recipe, toy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "folds.csv"
+    of_fold = {f"s{g}/r{i}": f"2026-0{g // 2 + 1}" for g in range(6) for i in range(4)}
+    path.write_text("\n".join(["key,fold", *(f"{key},{fold}" for key, fold in of_fold.items())]) + "\n")
+    plan = made(recipe, folds=path, forward=True)
+    of = {key.partition("/")[0]: group for key, group in zip(plan.keys, plan.groups, strict=True)}
+    assert [(f.name, set(f.train), set(f.test)) for f in plan.folds] == [
+        ("2026-02", {of["s0"], of["s1"]}, {of["s2"], of["s3"]}),
+        ("2026-03", {of["s0"], of["s1"], of["s2"], of["s3"]}, {of["s4"], of["s5"]}),
+    ]
+    assert "of earlier folds" in protocol(plan)["splits"] and "earlier" not in protocol(made(recipe))["splits"]
+    with pytest.raises(RequestError, match=r"study\.forward needs folds in order of time"):
+        made(recipe, forward=True)
 
 
 def test_a_group_in_two_folds_is_leakage(ground_recipe: Recipe, tmp_path: Path) -> None:

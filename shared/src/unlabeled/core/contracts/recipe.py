@@ -190,6 +190,10 @@ class Study(Strict):
         description="CSV with columns key and fold: the records left out together; one without a fold is left out always. "
         "none: groups by lot",
     )
+    forward: bool = Field(
+        False,
+        description="the names of the folds are in order of time: only earlier ones are trained on, and the first is not tested",
+    )
     every: int = Field(
         1,
         ge=1,

@@ -72,6 +72,13 @@ def named(
     return tuple(folds)
 
 
+def forward(folds: Sequence[Fold]) -> tuple[Fold, ...]:
+    """The same folds, but only those before are trained on: what comes later is not known yet. The first is not tested."""
+    return tuple(
+        Fold(tuple(g for f in folds[:i] for g in f.test), fold.test, fold.name) for i, fold in enumerate(folds) if i
+    )
+
+
 def _read(path: Path, keys: Sequence[str], elsewhere: Collection[str]) -> dict[str, str]:
     """Key -> fold."""
     if not path.exists():

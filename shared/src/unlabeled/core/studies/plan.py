@@ -143,10 +143,13 @@ def make_plan(recipe: Recipe, corpus: Corpus, units: Units, elsewhere: Collectio
         raise RequestError("study.budgets must hold one budget or more, each once")
     groups = [corpus.groups[r] for r in units.record]
     labelled = distinct(g for g, code in zip(groups, units.labels, strict=True) if code != UNLABELLED)
+    if recipe.study.forward and recipe.study.folds is None:
+        raise RequestError("study.forward needs folds in order of time; name their file by study.folds")
     if recipe.study.folds is None:
         made = folds.by_lot(corpus.groups, labelled, recipe.study.groups_per_fold, recipe.seed)
     else:
         made = folds.named(recipe.study.folds, corpus, labelled, elsewhere, units.name)
+        made = folds.forward(made) if recipe.study.forward else made
     for number, fold in enumerate(made):
         what = f"fold {fold.name!r}" if fold.name else f"fold {number}"
         Labels(units.classes, units.labels).require(fold.train, groups, what, units.name)

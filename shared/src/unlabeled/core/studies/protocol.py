@@ -13,6 +13,7 @@ def protocol(plan: Plan) -> dict[str, str]:
         **(_points(plan) if plan.unit_at else _records(plan)),
         "splits": ("named folds" if named else "groups")
         + " left out; pretraining and normaliser see the training groups only"
+        + ("; those are of earlier folds than the one tested" if plan.recipe["study"].get("forward") else "")
         + ("; records in no fold are neither trained nor tested on" if named else ""),
         "random weights": "the same encoder with the random weights of this seed, from which pretraining began unless the "
         "recipe names a start",
