@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
 from unlabeled.core.contracts import MethodCard, RequestError
-from unlabeled.core.evaluation.heads import UNSEEN, Forest, Logistic, Ridge, head_of
+from unlabeled.core.contracts.recipe import Data
+from unlabeled.core.evaluation.heads import UNSEEN, Boosting, Forest, Logistic, Ridge, head_of, suits
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 8))
@@ -28,7 +32,7 @@ def test_ridge_equals_sklearns_classifier() -> None:
 
 def test_a_class_without_a_labelled_window_is_never_predicted() -> None:
     # class 3 of 4 is not in Y
-    for head in (Logistic(), Ridge(), Forest()):
+    for head in (Logistic(), Ridge(), Forest(), Boosting()):
         (scores,) = head.path(X, Y, OUT, 4, [1.0])
         assert scores.shape == (25, 4)
         assert (scores.argmax(1) != 3).all()
@@ -59,10 +63,39 @@ def test_a_forest_repeats_with_its_seed() -> None:
     assert (a != c).any()
 
 
+def test_every_round_of_boosting_equals_a_fit_of_so_many_and_it_repeats() -> None:
+    head = Boosting()
+    for value, scores in zip(head.grid, head.path(X, Y, OUT, 3, head.grid), strict=True):
+        alone = HistGradientBoostingClassifier(max_iter=int(value), max_leaf_nodes=15, min_samples_leaf=5)
+        np.testing.assert_allclose(np.exp(scores), alone.fit(X, Y).predict_proba(OUT), atol=1e-12)
+        again = next(Boosting(seed=3).path(X, Y, OUT, 3, [value]))
+        assert (again == scores).all()
+    # a stretch in the middle, which no line tells from both ends
+    x = np.linspace(0, 1, 200)[:, None]
+    y = ((x[:, 0] > 0.3) & (x[:, 0] < 0.6)).astype(np.int64)
+    assert (list(head.path(x, y, x, 2, [20.0]))[0].argmax(1) == y).mean() > 0.98
+    # log 0.5 + log 0.75, as for the logistic head
+    assert head.loss(np.log(np.array([[0.5, 0.5], [0.25, 0.75]])), np.array([0, 1])) == pytest.approx(0.980829, abs=1e-6)
+
+
+class Picky:
+    @staticmethod
+    def suits(data: Data) -> bool:
+        return data.path.name == "mine"
+
+
+def test_a_baseline_says_which_data_it_suits() -> None:
+    mine, other = Data(path=Path("mine")), Data(path=Path("other"))
+    picky = MethodCard("a+logreg", "baseline", "f", f"{__name__}:Picky", "s")
+    plain = MethodCard("a+logreg", "baseline", "f", f"{__name__}:Data", "s")
+    assert [suits(card, data) for card in (picky, plain) for data in (mine, other)] == [True, False, True, True]
+
+
 def test_a_baselines_name_ends_with_its_head() -> None:
     def card(name: str) -> MethodCard:
         return MethodCard(name, "baseline", "f", "m:a", "s")
 
     assert head_of(card("hand+forest"), seed=7) == Forest(7)
+    assert head_of(card("hand+boosting"), seed=7) == Boosting(7)
     with pytest.raises(RequestError, match=r"'hand' must end with \+logreg, \+forest, \+ridge"):
         head_of(card("hand"))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.core.contracts import Domain, Input, MethodCard, Sample
-from unlabeled.core.contracts.recipe import Strict
+from unlabeled.core.contracts.recipe import Data, Strict
 
 
 class Options(Strict):
@@ -38,14 +38,22 @@ class Stats:
         return np.concatenate([x.mean(2), x.std(2)], 1)
 
 
+class Foreign(Stats):
+    """Of other data than any study here has."""
+
+    @staticmethod
+    def suits(data: Data) -> bool:
+        return data.path.name == "foreign"
+
+
 def jitter(x: Any, draw: Any, spec: Any, *, amount: float = 0.1) -> Any:
     from dataclasses import replace
 
     return replace(x, values=x.values + amount * draw.normal("jitter", *x.values.shape[1:]))
 
 
-def card(name: str) -> MethodCard:
-    return MethodCard(name, "baseline", "statistics", f"{__name__}:Stats", "mean and deviation")
+def card(name: str, target: str = "Stats") -> MethodCard:
+    return MethodCard(name, "baseline", "statistics", f"{__name__}:{target}", "mean and deviation")
 
 
 domain = Domain(
@@ -56,5 +64,5 @@ domain = Domain(
     options=f"{__name__}:Options",
     axes=("time",),
     views={"jitter": f"{__name__}:jitter"},
-    baselines=(card("stats+logreg"), card("stats+forest")),
+    baselines=(card("foreign+logreg", "Foreign"), card("stats+logreg"), card("stats+forest")),
 )

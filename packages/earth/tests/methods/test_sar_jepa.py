@@ -174,6 +174,7 @@ def test_two_inputs_have_windows_at_equal_places() -> None:
     assert out["embedding"].shape == (8, 16)
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     m, batch = TestSARJEPA.method().float(), TestSARJEPA.batch()
     x = batch.inputs["x"]

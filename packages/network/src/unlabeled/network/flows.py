@@ -50,6 +50,14 @@ class Flows:
     def __len__(self) -> int:
         return len(self.number)
 
+    def take(self, rows: NDArray[np.integer]) -> Flows:
+        """The flows of these rows, in this order, with their tokens."""
+        sizes = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        at = np.repeat(self.offsets[:-1][rows] - offsets[:-1], sizes) + np.arange(offsets[-1])
+        of = {n: rows for n in self.__dataclass_fields__ if n != "offsets"} | {"tokens": at, "valid": at}
+        return Flows(**{n: getattr(self, n)[i] for n, i in of.items()}, offsets=offsets)
+
     @classmethod
     def joined(cls, parts: Sequence[Flows]) -> Flows:
         """The flows of all parts, one after the other."""

@@ -46,7 +46,11 @@ def stem(name: str) -> str:
     endings = (SHARD, *CAPTURES, ".urls", ".log", ".csv")
     bare = name[: -len(_COMPRESSED)] if name.lower().endswith(_COMPRESSED) else name
     ending = next((e for e in endings if bare.lower().endswith(e)), "")
-    return bare[: len(bare) - len(ending)] if ending else name
+    if not ending:
+        return name
+    found = bare[: len(bare) - len(ending)]
+    capture, _, part = found.rpartition(".part")  # further shards of one capture, see shards.shard
+    return capture if ending == SHARD and capture and part.isdigit() else found
 
 
 def files(root: Path, options: ReaderOptions) -> list[Path]:

@@ -70,6 +70,14 @@ class Reader:
                 return self._flow(path, flows, part, ())
         raise BadInput(f"{self._name(path)} changed since it was scanned; scan it again")
 
+    def flows(self, path: Path) -> Flows:
+        """All that is known of the flows of a capture, addresses too; row n is record n. Raises BadInput as `read`."""
+        return self._flows(path)[0]
+
+    def key(self, path: Path, number: int) -> str:
+        """The key of a flow by its number in its capture."""
+        return f"{kinds.stem(self._name(path))}#{number}"
+
     def _name(self, path: Path) -> str:
         root = self._root
         return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path.name
@@ -115,7 +123,7 @@ class Reader:
                     coords=values[:, 3:].astype(np.float64),
                 )
             },
-            key=f"{kinds.stem(self._name(path))}#{int(flows.number[at])}",
+            key=self.key(path, int(flows.number[at])),
             group=self.group(path, start),
             index=at,
             meta={

@@ -59,7 +59,8 @@ class Domain:
     views        name -> function (DenseInput, draw, spec, **options) -> same
     methods      cards of the field's own methods
     baselines    cards; each target is a class with `fit(samples)` and, for studies of records, `features(samples) -> (N, P)`;
-                 for studies of points, `cells(sample, at) -> (n, P)`, of the cells `at` (n, d) of one whole record
+                 for studies of points, `cells(sample, at) -> (n, P)`, of the cells `at` (n, d) of one whole record; one with a
+                 static method `suits(data: Data) -> bool` is left out where that is False
     recipes      package resource folder with *.yaml
     samples      name -> function that writes a folder of real files and returns its path
     heads        downstream tasks, beside the core's classify, tag, segment and regress or in their place

@@ -26,7 +26,7 @@ from unlabeled.core.data.manifest import check_leaks
 from unlabeled.core.evaluation.by import finite, lines, purities, subgroups
 from unlabeled.core.evaluation.embed import embed as embed_items
 from unlabeled.core.evaluation.guard import cells, check_size, check_values, fed
-from unlabeled.core.evaluation.heads import Head, head_of
+from unlabeled.core.evaluation.heads import Head, head_of, suits
 from unlabeled.core.evaluation.knn import knn
 from unlabeled.core.evaluation.labels import UNLABELLED, Labels, read_column, read_labels
 from unlabeled.core.evaluation.probe import probe, vote
@@ -160,6 +160,8 @@ def evaluate(
     samples = [items.sample(int(i)) for i in ours.item]
     made: dict[str, list[NDArray[np.floating[Any]]]] = {}
     for card in corpus.domain.baselines:
+        if not suits(card, corpus.data):
+            continue
         try:
             if card.target not in made:
                 made[card.target] = trial.fitted(load(card.target), samples)

@@ -23,7 +23,7 @@ from unlabeled.core.contracts import MethodCard, load
 from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Recipe
 from unlabeled.core.data.groups import check_disjoint
-from unlabeled.core.evaluation.heads import Features, Forest, Logistic, head_of
+from unlabeled.core.evaluation.heads import Features, Forest, Logistic, head_of, suits
 from unlabeled.core.evaluation.look import Look, flat, save, spread_out
 from unlabeled.core.files import write_atomic, write_json
 from unlabeled.core.nn.base import Encoder
@@ -51,9 +51,10 @@ def result(out: Path, name: str) -> Path:
 
 
 def baselines(recipe: Recipe) -> list[MethodCard]:
-    """The domain's baselines that give features of what the study labels: of windows, or of cells."""
+    """The domain's baselines that suit the data and give features of what the study labels: of windows, or of cells."""
     method = "cells" if of_points(recipe) else "features"
-    return [card for card in domain(recipe.domain).baselines if hasattr(load(card.target), method)]
+    cards = [card for card in domain(recipe.domain).baselines if hasattr(load(card.target), method)]
+    return [card for card in cards if suits(card, recipe.data)]
 
 
 def joined_with(recipe: Recipe) -> MethodCard | None:

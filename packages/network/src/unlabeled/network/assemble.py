@@ -1,0 +1,301 @@
+"""Packets to flows, in one pass and bounded memory.
+
+The rules (the specification's A4.2): both ways of a pair of ends (address and port; of ICMP echo its identifier; addresses
+alone where there are no ports), VLAN and tunnel depth are one flow. It ends with a silence of more than `idle`, at more than
+`active` after its start, and at its close: a reset, or FIN both ways, and then a SYN, or anything later than 2 s after. A
+packet right at a limit still belongs to the flow. Fragments go with the first one of their packet.
+
+Packets count in the order of the file. Where a flow's clock runs back it stands still until the file has caught up, so that
+no gap is negative; such packets are counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlabeled.network import capture, statistics
+from unlabeled.network.bursts import Before, bursts, ways
+from unlabeled.network.cuts import ACK, LATE, NEVER, SYN, Begun, cut, over
+from unlabeled.network.flows import ENDS, Flows
+from unlabeled.network.flow_keys import WORDS, Fragments, keys, mixed
+from unlabeled.network.options import ReaderOptions
+from unlabeled.network.packets import BAD_HEADER, BAD_LENGTH, EXTENDED, FRAGMENT, TCP, TRUNCATED, TUNNELLED, Packets
+from unlabeled.network.tokenise import Layout, keep, tokenise
+
+# Packets that are looked at together, counted from the first one of the capture, so that flows do not depend on how the
+# capture came in parts. Silent flows leave, and too many are evicted, at the end of each block.
+BLOCK = 1 << 17
+PLAIN = ("frames", "packets", "flows", *(end for end in ENDS if end != "evicted"))  # counts of what is not odd
+_FLAGS = {
+    TRUNCATED: "packets not captured whole",
+    BAD_HEADER: "packets with a bad header",
+    BAD_LENGTH: "packets whose lengths contradict each other",
+    FRAGMENT: "fragments",
+    EXTENDED: "packets with IPv6 extension headers",
+    TUNNELLED: "packets in tunnels",
+}
+
+_STATE = np.dtype(
+    [("hash", "u8"), ("words", "u8", (WORDS,)), ("number", "i8"), ("flip", "?"), ("version", "u1"), ("ended", "u1")]
+    + [("start", "i8"), ("last", "i8"), ("closed", "i8"), ("fin", "?", (2,)), ("based", "?", (2,)), ("base", "u4", (2,))]
+    + [("bursts", "i8"), ("seen", "i8", (2,)), ("burst", "i8", (2,)), ("place", "i8", (2,)), *statistics.CARRIED]
+)  # fmt: skip
+IDLE, ACTIVE, CLOSED, END, EVICTED = range(len(ENDS))
+
+State = NDArray[np.void]
+Ints = NDArray[np.int64]
+
+
+class Assembler:
+    """Puts the packets of one capture into flows; give it their parts in order.
+
+    counts: flows, packets, why flows ended, what was odd. Of an open flow stay its sums and those of its packets that become
+    tokens, at most `bursts` x `packets`. At most `max_flows` stay open.
+    """
+
+    def __init__(self, options: ReaderOptions, block: int = BLOCK) -> None:
+        self.counts: Counter[str] = Counter()
+        self._options, self._layout = options, Layout(options)
+        self._size, self._low = block, np.uint64((1 << (block - 1).bit_length()) - 1)
+        self._parts: list[Packets] = []
+        self._open, self._kept = np.zeros(0, _STATE), np.zeros(0, self._layout.kept)
+        self._fragments = Fragments(options.max_flows)
+        self._numbers = self._seed = 0
+
+    def add(self, packets: Packets) -> Flows:
+        """Takes the next packets; the flows that ended, by number."""
+        self.counts["packets"] += len(packets)
+        self._parts.append(packets)
+        waiting = sum(map(len, self._parts))
+        ended = []
+        if waiting >= self._size:
+            whole = self._parts[0] if len(self._parts) == 1 else Packets.joined(self._parts)
+            at = range(0, waiting - self._size + 1, self._size)
+            ended = [self._block(whole.take(slice(i, i + self._size))) for i in at]
+            self._parts = [whole.take(slice(at[-1] + self._size, None))]
+        return self._flows(ended)
+
+    def finish(self) -> Flows:
+        """The flows that were still open, by number."""
+        rest = [p for p in self._parts if len(p)]
+        ended = [self._block(Packets.joined(rest))] if rest else []
+        self._open["ended"] = np.where(self._open["closed"] != NEVER, CLOSED, END)
+        ended.append(self._open)
+        self._parts, self._open = [], self._open[:0]
+        return self._flows(ended)
+
+    def _block(self, packets: Packets) -> State:
+        """Takes a block of packets; the rows of the flows that ended."""
+        words, way = keys(packets)
+        for flag, what in _FLAGS.items():
+            self.counts[what] += int(np.count_nonzero(packets.flags & flag))
+        self.counts["fragments without their first"] += self._fragments.join(packets, words, way)
+        order, begins, known = self._sorted(words)
+        # from here on rows are by key, and within one in the order of the file
+        n, p = len(order), packets.take(order)
+        words, way = words[:, order], way[order]
+        group = np.repeat(np.arange(len(begins)), np.diff(begins, append=n))
+        carried = known >= 0
+        old = np.zeros(len(known), _STATE)  # rows of keys that are not known say nothing
+        old[carried] = self._open[known[carried]]
+        time = self._clock(p.time, begins, group, np.where(carried, old["last"], NEVER))
+        tcp = (p.protocol == TCP) & ((p.flags & FRAGMENT) == 0)
+        flags = np.where(tcp, p.tcp_flags, 0).astype(np.uint16)
+
+        # runs without a long silence, then flows
+        o = self._options
+        idle = np.where(p.protocol == TCP, _ns(o.idle), _ns(o.idle_other))
+        silent = np.diff(time, prepend=time[:1]) > idle
+        before = Begun(old["start"], old["fin"], old["closed"])
+        opens = (flags[begins] & (SYN | ACK)) == SYN
+        stops = over(time[begins], opens, old["last"], before, idle[begins], _ns(o.active))
+        quiet = carried & (time[begins] - old["last"] > idle[begins])
+        fresh = ~carried | stops
+        silent[begins] = True
+        first = np.flatnonzero(silent)
+        begun = Begun.fresh(time[first])
+        goes_on = np.searchsorted(first, begins[~fresh])
+        begun.start[goes_on], begun.fin[goes_on], begun.closed[goes_on] = (old[~fresh][f] for f in ("start", "fin", "closed"))
+        found = cut(time, flags, way, first, begun, _ns(o.active))
+
+        flow = np.zeros(n, np.int64)
+        flow[found.first] = 1
+        flow = np.cumsum(flow) - 1
+        state = np.zeros(len(found.first), _STATE)
+        statistics.begin(state)
+        new = np.ones(len(state), bool)
+        new[np.searchsorted(found.first, begins[~fresh])] = False
+        state[~new] = old[~fresh]
+        heads = found.first[new]
+        state["words"][new], state["flip"][new] = words[:, heads].T, way[heads]
+        state["hash"][new], state["version"][new] = self._hash(words[:, heads]), p.version[heads]
+        state["number"][new] = self._numbers + np.argsort(np.argsort(order[heads]))
+        self._numbers += len(heads)
+        last = np.append(found.first[1:], n) - 1
+        state["start"], state["fin"], state["closed"], state["last"] = found.start, found.fin, found.closed, time[last]
+
+        self._fill(state, flow, p, time, way != state["flip"][flow], tcp)
+        gone = old[carried & fresh].copy()
+        gone["ended"] = _reason(gone, quiet[carried & fresh])
+        final = group[found.first] != np.append(group[found.first[1:]], -1)  # of its key: it stays open
+        follower = np.append(found.first[1:], 0)
+        state["ended"] = _reason(state, silent[follower])
+        untouched = np.ones(len(self._open), bool)
+        untouched[known[carried]] = False
+        self._open = np.concatenate([self._open[untouched], state[final]])
+        return np.concatenate([gone, state[~final], self._leave(int(packets.time[-1]))])
+
+    def _sorted(self, words: NDArray[np.uint64]) -> tuple[Ints, Ints, Ints]:
+        """The packets by key: their rows; where each key begins among them; its row among the open flows, or -1.
+
+        Sorts 64 bits: a hash of the key, and the row below it. Another seed where two keys share a hash.
+        """
+        row = np.arange(words.shape[1], dtype=np.uint64)
+        while True:
+            both = np.sort(self._hash(words) | row)
+            order = (both & self._low).astype(np.int64)
+            hashes = both & ~self._low
+            change = np.diff(hashes, prepend=~hashes[:1]) != 0
+            begins = np.flatnonzero(change)
+            at = np.argsort(self._open["hash"], kind="stable")
+            table = self._open["hash"][at]
+            place = np.searchsorted(table, hashes[begins])
+            hit = np.append(table, 0)[place] == hashes[begins]
+            hit &= place < len(table)
+            known = np.where(hit, np.append(at, -1)[place], -1)
+            by = words[:, order]
+            alike = ((by[:, 1:] == by[:, :-1]).all(0) | change[1:]).all() and (table[1:] != table[:-1]).all()
+            if alike and (self._open["words"][known[hit]] == by[:, begins[hit]].T).all():
+                return order, begins, known
+            self._seed += 1
+            self._open["hash"] = self._hash(self._open["words"].T)
+
+    def _hash(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return mixed(words, self._seed) & ~self._low
+
+    def _clock(self, time: Ints, begins: Ints, group: Ints, last: Ints) -> Ints:
+        """Times that never go back within a key."""
+        back = np.diff(time, prepend=time[:1]) < 0
+        back[begins] = time[begins] < last
+        if not back.any():
+            return time
+        given, time = time, np.maximum(time, last[group])
+        values, rank = np.unique(time, return_inverse=True)
+        rank = np.maximum.accumulate(rank + group * len(values)) - group * len(values)
+        found = values[rank]
+        self.counts["packets earlier than the one before in their flow"] += int((found > given).sum())
+        return found
+
+    def _fill(self, state: State, flow: Ints, p: Packets, time: Ints, back: NDArray[np.bool_], tcp: NDArray[np.bool_]) -> None:
+        """Adds the packets of a block to their flows, and keeps those that become tokens."""
+        o, by = self._options, ways(flow, back)
+        before = Before(state["bursts"], state["seen"], state["burst"], np.where(state["packets"] > 0, state["place"] + 1, 0))
+        found = bursts(flow, back, time, _ns(o.gap), before, by)
+        self._base(state, flow, p, back, tcp)
+        statistics.add(state, p, flow, by, found.gap)
+        state["bursts"] = found.count
+        tail = by.order[np.append(by.first[1:], len(flow)) - 1]
+        at = (by.pair >> 1, by.pair & 1)
+        state["seen"][at], state["burst"][at], state["place"][at] = time[tail], found.burst[tail], found.place[tail]
+        rows = np.flatnonzero((found.burst < o.bursts) & (found.place < o.packets))
+        of = flow[rows]
+        kept = keep(self._layout, p.take(rows), state["base"][of], back[rows])
+        kept["flow"], kept["time"] = state["number"][of], time[rows]
+        kept["burst"], kept["place"] = found.burst[rows], found.place[rows]
+        self._kept = np.concatenate([self._kept, kept])
+
+    def _base(self, state: State, flow: Ints, p: Packets, back: NDArray[np.bool_], tcp: NDArray[np.bool_]) -> None:
+        """The sequence number that counts as 0, each way: of its first packet, or the first acknowledgement of it."""
+        n = len(flow)
+        begins = np.flatnonzero(np.diff(flow, prepend=-1))
+        acks = tcp & ((p.tcp_flags & ACK) != 0)
+        for side in (0, 1):
+            own = tcp & (back == side)
+            row = np.minimum.reduceat(np.where(own | acks, np.arange(n), n), begins)
+            new = ~state["based"][:, side] & (row < n)
+            at = row[new]
+            state["base"][new, side] = np.where(own[at], p.seq[at], p.ack[at])
+            state["based"][new, side] = True
+
+    def _leave(self, now: int) -> State:
+        """Takes the flows that have ended by `now`, and the longest silent ones where too many are open, from the table."""
+        open_, o = self._open, self._options
+        tcp = ((open_["words"][:, 4] >> np.uint64(8)) & np.uint64(255)) == TCP
+        idle = now - open_["last"] > np.where(tcp, _ns(o.idle), _ns(o.idle_other))
+        closed = open_["closed"] != NEVER
+        goes = idle | (closed & (now - np.where(closed, open_["closed"], now) > LATE))
+        open_["ended"] = _reason(open_, idle)
+        over_ = len(open_) - int(goes.sum()) - o.max_flows
+        if over_ > 0:
+            stay = np.flatnonzero(~goes)
+            silent = stay[np.lexsort((open_["number"][stay], open_["last"][stay]))[:over_]]
+            goes[silent], open_["ended"][silent] = True, EVICTED
+        self._open = open_[~goes]
+        return open_[goes]
+
+    def _flows(self, ended: Sequence[State]) -> Flows:
+        """The rows of flows that ended as `Flows`, with the tokens of their packets."""
+        state = np.concatenate([np.zeros(0, _STATE), *ended])
+        state = state[np.argsort(state["number"])]
+        self.counts["flows"] += len(state)
+        for reason, n in enumerate(np.bincount(state["ended"], minlength=len(ENDS))):
+            self.counts[ENDS[reason]] += int(n)
+        place = np.searchsorted(state["number"], self._kept["flow"])
+        mine = np.append(state["number"], -1)[place] == self._kept["flow"]
+        kept, self._kept = self._kept[mine], self._kept[~mine]
+        few = state["packets"].sum(1) < self._options.min_packets
+        if few.any():
+            self.counts["flows of too few packets"] += int(few.sum())
+            kept, state = kept[~few[place[mine]]], state[~few]
+        tokens, valid, offsets = tokenise(self._layout, kept)
+        ends = np.where(state["flip"][:, None], state["words"][:, [2, 3, 0, 1]], state["words"][:, :4])
+        ports = np.stack([state["words"][:, 4] >> np.uint64(s) & np.uint64(0xFFFF) for s in (48, 32)], 1).astype(np.uint16)
+        ports = np.where(state["flip"][:, None], ports[:, ::-1], ports)
+        return Flows(
+            number=state["number"],
+            start=state["start"],
+            end=state["last"],
+            src=ends[:, :2],
+            dst=ends[:, 2:],
+            sport=ports[:, 0],
+            dport=ports[:, 1],
+            protocol=(state["words"][:, 4] >> np.uint64(8)).astype(np.uint8),
+            vlan=(state["words"][:, 4] >> np.uint64(16)).astype(np.uint16),
+            version=state["version"],
+            packets=state["packets"],
+            bytes=state["bytes"],
+            payload=state["payload"],
+            ended=state["ended"],
+            statistics=statistics.statistics(state, state["last"] - state["start"], state["bursts"]),
+            shortcuts=statistics.shortcuts(state, ends[:, :2], ends[:, 2:], ports, state["version"]),
+            tokens=tokens,
+            valid=valid,
+            offsets=offsets,
+        )
+
+
+def _ns(seconds: float) -> int:
+    return min(round(seconds * 1e9), 1 << 62)
+
+
+def _reason(flows: State, idle: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Why flows ended that a silence, or else their length or their close, has ended."""
+    return np.where(flows["closed"] != NEVER, CLOSED, np.where(idle, IDLE, ACTIVE)).astype(np.uint8)
+
+
+def flows_of(path: Path, options: ReaderOptions) -> tuple[Flows, Counter[str], list[str]]:
+    """All flows of a capture, by number; how often each odd thing was met; and sentences on what is odd of the file.
+
+    Raises BadInput as `capture.read` does.
+    """
+    assembler = Assembler(options)
+    source = capture.read(path, options=options.tcp_options, tunnels=options.tunnels)
+    found = Flows.joined([*(assembler.add(p) for p in source), assembler.finish()])
+    counts = source.counts + assembler.counts
+    odd = Counter({what: n for what, n in counts.items() if what not in PLAIN})
+    return found.take(np.argsort(found.number)), odd, source.flags

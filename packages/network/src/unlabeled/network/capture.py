@@ -1,0 +1,101 @@
+"""A capture file -> `Packets`, part by part in bounded memory."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from unlabeled.core.contracts import BadInput, RequestError
+from unlabeled.network import containers, decode
+from unlabeled.network.links import LINKS, OTHER_LINK, REASONS
+from unlabeled.network.packets import Packets
+from unlabeled.network.window import NO_LINK
+
+ROWS = 1 << 17  # frames of a part
+FAST_FROM = 64 << 20  # bytes from which on loading, or once compiling, the compiled decoder takes less than it saves
+_read_so_far = 0
+
+
+def read(
+    path: Path, *, options: bool = False, tunnels: bool = True, fast: bool | None = None, block: int = 64 << 20
+) -> Capture:
+    """A pcap or pcapng file, plain or in gzip.
+
+    options  keep the bytes of TCP options
+    tunnels  look into GRE, VXLAN, GTP-U and IP in IP; otherwise the outermost IP header counts
+    fast     with numba; None: where it is installed and the capture is large. The packets are the same
+    block    bytes that are read at a time
+
+    The file is opened by the iteration, which raises BadInput where it is no capture, of no supported link type, or where
+    its first record is corrupt. Raises RequestError for `fast` without numba.
+    """
+    if fast and importlib.util.find_spec("numba") is None:
+        raise RequestError("numba is not installed; install unlabeled-network[fast], or leave `fast` out")
+    return Capture(path, options, tunnels, fast, block)
+
+
+class Capture:
+    """Iterated for its packets, in the order of the file. Then known:
+
+    counts  "frames", "packets", and of the other frames how many for each reason, see links.REASONS
+    flags   sentences on what was cut, corrupt or mended, with no more than offsets and counts
+    """
+
+    def __init__(self, path: Path, options: bool, tunnels: bool, fast: bool | None, block: int) -> None:
+        self.path = path
+        self.counts: Counter[str] = Counter()
+        self.flags: list[str] = []
+        self._options, self._tunnels, self._fast, self._block = options, tunnels, fast, block
+
+    def __iter__(self) -> Iterator[Packets]:
+        self.counts, self.flags = Counter({"frames": 0, "packets": 0}), []
+        compiled = self._compiled()
+        decoder = compiled.decode if compiled else decode.decode
+        scans = (compiled.records, compiled.blocks) if compiled else (None, None)
+        others: set[int] = set()
+        last, back = 0, 0
+        for found in containers.frames(self.path, self._block, self.flags, *scans):
+            others |= {int(n) for n in np.unique(found.link)} - LINKS.keys() - {NO_LINK}
+            back += int((np.diff(found.time, prepend=found.time[0] if not self.counts["frames"] else last) < 0).sum())
+            last = int(found.time[-1])
+            for i in range(0, len(found), ROWS):
+                frames = found.part(slice(i, i + ROWS))
+                part, reasons = decoder(frames, self.counts["frames"], self._options, self._tunnels)
+                self.counts.update({name: int(n) for name, n in zip(REASONS, reasons, strict=True) if name and n})
+                self.counts["frames"] += len(frames)
+                self.counts["packets"] += len(part)
+                if len(part):
+                    yield part
+        self._end(others, back)
+
+    def _end(self, others: set[int], back: int) -> None:
+        """Flags for the whole capture; BadInput where none of its link types can be read."""
+        numbers = ", ".join(str(n) for n in sorted(others))
+        if others and self.counts[REASONS[OTHER_LINK]] == self.counts["frames"]:
+            known = ", ".join(str(n) for n in sorted(LINKS))
+            raise BadInput(
+                f"{self.path.name}: its link type {numbers} is not supported; those with the numbers {known} are"
+            )
+        if others:
+            self.flags.append(f"frames of link type {numbers}, which is not supported, were left out")
+        if not self.counts["frames"]:
+            self.flags.append("the capture has no frames")
+        if back:
+            self.flags.append(f"the clock runs backwards {back} times")
+
+    def _compiled(self) -> ModuleType | None:
+        """The compiled scans and decoder, where they are wanted."""
+        global _read_so_far
+        _read_so_far += self.path.stat().st_size
+        if self._fast is False or (self._fast is None and _read_so_far < FAST_FROM):
+            return None
+        if importlib.util.find_spec("numba") is None:
+            return None
+        from unlabeled.network import decode_fast
+
+        return decode_fast

@@ -1,0 +1,143 @@
+"""The captures that come with the package: whole, of private addresses, and with ports that tell nothing."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import ipaddress
+import re
+from collections import Counter, defaultdict
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unlabeled.core.contracts import RequestError
+from unlabeled.network import capture
+from unlabeled.network.assemble import flows_of
+from unlabeled.network.flows import Flows
+from unlabeled.network.options import ReaderOptions
+from unlabeled.network.packets import Packets
+from unlabeled.network.read import Reader
+from unlabeled.network.samples import services
+
+SHIPPED = Path(str(files("unlabeled.network"))) / "captures"
+CAPTURES = sorted(SHIPPED.rglob("*.pcap.gz"))
+SERVICES = ("dns", "ftp", "http", "https", "imap", "mqtt", "ntp", "postgresql", "redis", "smtp", "snmp", "ssh", "syslog")
+# tools/captures draws them: private ranges (RFC 1918) and local IPv6 (RFC 4193)
+PRIVATE = [ipaddress.ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")]
+
+
+@cache
+def packets(path: Path) -> Packets:
+    return Packets.joined(list(capture.read(path)))
+
+
+@cache
+def flows(path: Path) -> Flows:
+    return flows_of(path, ReaderOptions())[0]
+
+
+def by_service(column: str) -> dict[str, list[set[int]]]:
+    """Of each service, a set for each capture of what its flows say there."""
+    found = defaultdict(list)
+    for path in CAPTURES:
+        found[path.parent.name].append(set(getattr(flows(path), column).tolist()))
+    return found
+
+
+def test_ten_captures_of_each_service_as_the_readme_says() -> None:
+    assert Counter(p.parent.name for p in CAPTURES) == dict.fromkeys(SERVICES, 10)
+    readme = (SHIPPED / "README.md").read_text()
+    assert "130 captures of 13 services" in readme
+    listed = re.findall(r"^\| (\w+/\w+-\d\d) \| ([46]) \|", readme, re.M)
+    assert dict(listed) == {
+        f"{p.parent.name}/{p.name.removesuffix('.pcap.gz')}": str(packets(p).version[0]) for p in CAPTURES
+    }
+    assert sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) <= 1_500_000
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_captures_are_whole_and_small(service: str) -> None:
+    for path in (SHIPPED / service).iterdir():
+        p, f = packets(path), flows(path)
+        assert 3 <= len(f) <= 25 and len(p) <= 600 and p.captured.max() <= 160
+        # nothing but IP between the server and its clients, all of one version; a flow holds both or more of its packets
+        assert len(p) == f.packets.sum() == capture_frames(path)
+        assert len(set(p.version.tolist())) == 1 and set(p.protocol.tolist()) <= {6, 17}
+        ends = np.concatenate([p.src, p.dst])
+        common = [set(map(tuple, np.stack([p.src, p.dst], 1)[i].tolist())) for i in range(len(p))]
+        assert len(set.intersection(*common)) >= 1  # the server has a part in every packet
+        assert len({tuple(e) for e in ends.tolist()}) <= 4  # it and at most three clients
+
+
+def capture_frames(path: Path) -> int:
+    """Records of a little-endian pcap, counted by walking it: 24 bytes, then 16 and the captured bytes of each."""
+    data, at, n = gzip.decompress(path.read_bytes()), 24, 0
+    while at < len(data):
+        at += 16 + int.from_bytes(data[at + 8 : at + 12], "little")
+        n += 1
+    assert at == len(data)
+    return n
+
+
+def test_every_address_is_private() -> None:
+    for path in CAPTURES:
+        p = packets(path)
+        for high, low in np.unique(np.concatenate([p.src, p.dst]), axis=0).tolist():
+            whole = ipaddress.IPv6Address(high << 64 | low)
+            address = whole.ipv4_mapped or whole
+            assert any(address in n for n in PRIVATE if n.version == address.version)
+
+
+def test_no_name_of_the_machine_in_the_bytes() -> None:
+    for path in CAPTURES:
+        data = gzip.decompress(path.read_bytes())
+        assert not re.search(rb"/home/|/root|/tmp/|/srv/|localhost|root@|\.internal|\.local\b", data)
+        # network cards: drawn ones, of locally administered addresses (second bit of the first byte)
+        assert data[40 + 0] & 2 and data[40 + 6] & 2
+
+
+def test_ports_and_ttl_do_not_tell_the_service() -> None:
+    ports, ttl = by_service("dport"), defaultdict(set)
+    for path in CAPTURES:
+        ttl[path.parent.name] |= {int(packets(path).ttl[0])}
+    for service in SERVICES:
+        # one port in each capture, but for FTP's data; drawn from 58,976, so two of ten are rarely the same
+        main = [max(p) if len(p) == 1 else min(p) for p in ports[service]]
+        assert len(set(main)) >= 9
+        assert service == "ftp" or all(len(p) == 1 for p in ports[service])
+        assert not set(main) & {21, 22, 25, 53, 80, 123, 143, 161, 443, 514, 1883, 5432, 6379}
+        assert len(ttl[service]) >= 5
+    # the nearest port of another capture belongs to the same service about as often as one in 13
+    server = sorted((min(p), s) for s in SERVICES for p in ports[s])
+    same = np.mean([a[1] == b[1] for a, b in zip(server, server[1:], strict=False)])
+    assert same < 0.2  # at random 9 of 129: 0.07, with a deviation of 0.022
+
+
+def test_services_writes_captures_and_labels(tmp_path: Path) -> None:
+    folder = services(tmp_path / "deep" / "services")
+    with (folder / "labels.csv").open(newline="") as file:
+        labels = {row["key"]: row["label"] for row in csv.DictReader(file)}
+    reader = Reader()
+    paths = reader.files(folder)
+    samples = [s for path in paths for s in reader.read(path)]
+    assert len(paths) == 130 and {s.key for s in samples} == set(labels) and len(samples) == len(labels)
+    assert all(s.key.startswith(f"{labels[s.key]}/{labels[s.key]}-") for s in samples)
+    assert len({s.group for s in samples}) == 130
+    assert set(labels.values()) == set(SERVICES) and min(Counter(labels.values()).values()) >= 40
+    assert (folder / "README.md").read_text() == (SHIPPED / "README.md").read_text()
+
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    assert services(folder) == folder
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_another_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RequestError, match="holds something else; name a new folder"):
+        services(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
