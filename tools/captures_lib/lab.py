@@ -81,7 +81,7 @@ def draw(seed: int, service: str, n: int) -> Conditions:
         clients=tuple(hosts[1:]),
         prefix=net.prefixlen,
         port=rng.randrange(1024, 60000),
-        further=rng.randrange(60000, 65000),
+        further=rng.randrange(1024, 59000),
         mtu=rng.choice((1280, 1400, 1420, 1450, 1492, 1500)),
         # as if seen some routers away
         ttl=tuple(start - rng.randrange(20) for start in two(64, 128, 255)),  # type: ignore[arg-type]

@@ -20,7 +20,18 @@ from .data import captures as make
 
 KEY = bytes(range(32))
 ADDRESSES = [
-    *("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "1.1.1.1", "2.2.2.2", "9.9.9.1", "9.9.9.2"),
+    *(
+        "10.0.0.1",
+        "10.0.0.2",
+        "10.0.0.3",
+        "10.0.0.4",
+        "10.0.0.5",
+        "10.0.0.6",
+        "1.1.1.1",
+        "2.2.2.2",
+        "9.9.9.1",
+        "9.9.9.2",
+    ),
     *("2001:db8::1", "2001:db8::2", "2001:db8::9", "2001:db8::a", "2001:db8::b", "2001:db8:9::1", "2001:db8:9::2"),
 ]
 PATTERNS = {bytes(ip_address(a).packed) for a in ADDRESSES} | {bytes.fromhex(m.replace(":", "")) for m in make.MACS}
@@ -84,12 +95,28 @@ def test_no_address_of_the_input_is_in_the_output_at_any_depth(whole: Path, key:
 
 def test_flows_and_their_tokens_stay_the_same(key: Path, tmp_path: Path) -> None:
     # but for frames whose lengths contradict each other: what stands behind their headers was all that told the true one
-    odd = {frame for name, frame in make.odd().items() if name.startswith(("length ", "udp length 0")) or ", first " in name}
+    odd = {
+        frame
+        for name, frame in make.odd().items()
+        if name.startswith(("length ", "udp length 0")) or ", first " in name
+    }
     whole = make.write_pcap(tmp_path / "sound.pcap", [frame for frame in everything() if frame[1] not in odd])
     assert anonymise(whole, "-o", tmp_path / "out.pcap", "--key", key, "--ports", "--shift") == 0
     before, after = (flows_of(path, ReaderOptions())[0] for path in (whole, tmp_path / "out.pcap"))
     assert len(before) == len(after) > 20
-    for name in ("number", "protocol", "vlan", "version", "packets", "bytes", "ended", "tokens", "valid", "offsets", "statistics"):
+    for name in (
+        "number",
+        "protocol",
+        "vlan",
+        "version",
+        "packets",
+        "bytes",
+        "ended",
+        "tokens",
+        "valid",
+        "offsets",
+        "statistics",
+    ):
         np.testing.assert_array_equal(getattr(before, name), getattr(after, name), err_msg=name)
     assert (before.start - after.start == before.start[0] - after.start[0]).all()
     assert 86_400e9 <= before.start[0] - after.start[0] <= 10 * 365 * 86_400e9
@@ -142,7 +169,9 @@ def test_what_may_hold_addresses_is_blanked_or_cut() -> None:
     assert bytes(scrub(bytes(packet), 1).data[54:]) == options[:4] + bytes(8)
 
 
-@pytest.mark.parametrize(("name", "why"), [("arp", "ARP"), ("lldp", "no IP"), ("13 bytes", "cut short before an IP header")])
+@pytest.mark.parametrize(
+    ("name", "why"), [("arp", "ARP"), ("lldp", "no IP"), ("13 bytes", "cut short before an IP header")]
+)
 def test_what_is_no_ip_is_dropped_with_a_reason(name: str, why: str) -> None:
     with pytest.raises(Dropped, match=why):
         scrub(make.odd()[name], 1)
@@ -264,7 +293,9 @@ def test_a_folder_with_a_broken_capture(tmp_path: Path, key: Path, capfd: pytest
     assert "10.0.0" not in said.err + said.out
 
 
-def test_wrong_requests(tmp_path: Path, key: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_requests(
+    tmp_path: Path, key: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("UNLABELED_NETWORK_KEY", raising=False)
     source = make.write_pcap(tmp_path / "a.pcap", make.session())
     (tmp_path / "short").write_text("abcd")
@@ -285,7 +316,13 @@ def test_wrong_requests(tmp_path: Path, key: Path, capfd: pytest.CaptureFixture[
         (tmp_path / "nothing", "-o", out, "--key", key): "no such file",
         (tmp_path / "empty", "-o", out, "--key", key): "there is no capture",
         (double, "-o", out, "--key", key): "would both become a.pcap",
-        (tmp_path / "bad.pcap", "-o", out, "--key", key): "there is no readable capture; the first of 1: bad.pcap: it is empty",
+        (
+            tmp_path / "bad.pcap",
+            "-o",
+            out,
+            "--key",
+            key,
+        ): "there is no readable capture; the first of 1: bad.pcap: it is empty",
     }.items():
         assert anonymise(*words) == 2, why
         assert why in " ".join(capfd.readouterr().err.split())

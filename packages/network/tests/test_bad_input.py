@@ -61,7 +61,9 @@ def network(*args: Any) -> int:
 def capture(path: Path, of: int = 0, flows: int = 4) -> Path:
     """Sessions ten seconds apart; captures of another number have other sizes and ends."""
     made = [
-        session(f"10.0.{of}.1", "10.9.0.9", 40_000 + n, 80, [(0, 50 + 7 * of + n), (1, 300 + n)], start=START + n * 10**10)
+        session(
+            f"10.0.{of}.1", "10.9.0.9", 40_000 + n, 80, [(0, 50 + 7 * of + n), (1, 300 + n)], start=START + n * 10**10
+        )
         for n in range(flows)
     ]
     return write_pcap(path, captures.merged(*made))
@@ -118,7 +120,12 @@ UNREADABLE: list[tuple[str, str, Write, str]] = [
     ("rubbish", "bad.pcap", raw(b"rubbish" * 9), "no capture, it begins with 72756262; pcap and pcapng files are read"),
     ("3 bytes", "bad.pcap", raw(b"\xd4\xc3\xb2"), "no capture, it begins with d4c3b2"),
     ("half a header", "bad.pcap", raw(b"\xd4\xc3\xb2\xa1\2\0\4\0"), "it is cut within its header, at byte 8"),
-    ("gzip of rubbish", "bad.pcap.gz", raw(gzip.compress(b"rubbish" * 9)), "no capture, its gzip holds what begins with"),
+    (
+        "gzip of rubbish",
+        "bad.pcap.gz",
+        raw(gzip.compress(b"rubbish" * 9)),
+        "no capture, its gzip holds what begins with",
+    ),
     ("gzip cut", "bad.pcap.gz", raw(gzip.compress(b"x" * 99)[:9]), "its gzip data"),
     ("802.11", "bad.pcap", pcap(session(), linktype=105), "its link type 105 is not supported; those with the numbers"),
     (
@@ -129,7 +136,12 @@ UNREADABLE: list[tuple[str, str, Write, str]] = [
     ),
     ("clock by 0", "bad.pcapng", pcapng(interface(tsresol=0xFF), enhanced(5, SOME)), "its first record, at byte 28,"),
     ("table", "bad.csv", raw(b"a,b\n1,2\n"), "columns"),
-    ("log of names", "bad.log", raw(b"#separator \\x09\n#fields\tts\tproto\tquery\n"), "the columns conn_state are missing"),
+    (
+        "log of names",
+        "bad.log",
+        raw(b"#separator \\x09\n#fields\tts\tproto\tquery\n"),
+        "the columns conn_state are missing",
+    ),
     ("log of nothing", "bad.log", raw(b""), "the file is empty"),
     ("URLs of nothing", "bad.urls", raw(b"\n\n"), "holds no URL; put one on each line"),
     ("URLs in bytes", "bad.urls", raw(bytes(range(256)) * 9), "is no text in UTF-8; save it as one"),
@@ -295,7 +307,9 @@ def test_a_snap_length_makes_payload_that_is_not_there_invalid(tmp_path):
 
     path = write_pcap(tmp_path / "a.pcap", session(data=[(0, bytes(12))]), snap=58, snaplen=58)
     (sample,) = Reader(ReaderOptions(payload=True), tmp_path).read(path)
-    assert sample.inputs["x"].valid is not None and 0 < (~sample.inputs["x"].valid).sum() < len(sample.inputs["x"].valid)
+    assert sample.inputs["x"].valid is not None and 0 < (~sample.inputs["x"].valid).sum() < len(
+        sample.inputs["x"].valid
+    )
     whole = write_pcap(tmp_path / "b.pcap", session(data=[(0, bytes(12))]))
     (sample,) = Reader(ReaderOptions(payload=True), tmp_path).read(whole)
     assert sample.inputs["x"].valid is None or sample.inputs["x"].valid.sum() > 0

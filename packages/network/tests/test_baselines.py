@@ -30,7 +30,9 @@ def test_ports_are_the_two_numbers_and_nothing_else() -> None:
     assert found.tolist() == [[53, 60000], [443, 443]]
 
 
-@pytest.mark.parametrize(("name", "suited"), [("a.pcap", True), ("a.pcapng.gz", True), ("a.urls", False), ("conn.log", False)])
+@pytest.mark.parametrize(
+    ("name", "suited"), [("a.pcap", True), ("a.pcapng.gz", True), ("a.urls", False), ("conn.log", False)]
+)
 def test_both_suit_captures_alone(tmp_path: Path, name: str, suited: bool) -> None:
     (tmp_path / name).write_bytes(b"")
     data = Data(path=tmp_path)

@@ -19,8 +19,13 @@ NDPI = Path(__file__).parents[3].parent / "shared/data/ndpi"
 def folder(tmp_path: Path) -> Path:
     """web/a.pcap of a TCP and a UDP flow, b.pcap of a ping and an IPv6 flow."""
     (tmp_path / "in/web").mkdir(parents=True)
-    a = make.merged(make.session("10.0.0.1", "10.0.0.2", 40000, 80), make.datagrams("10.0.0.3", "10.0.0.4", 50000, 53, start=make.START + 1))
-    b = make.merged(make.pings("10.0.0.5", "10.0.0.6"), make.session("2001:db8::a", "2001:db8::b", 40001, 443, start=make.START + 1))
+    a = make.merged(
+        make.session("10.0.0.1", "10.0.0.2", 40000, 80),
+        make.datagrams("10.0.0.3", "10.0.0.4", 50000, 53, start=make.START + 1),
+    )
+    b = make.merged(
+        make.pings("10.0.0.5", "10.0.0.6"), make.session("2001:db8::a", "2001:db8::b", 40001, 443, start=make.START + 1)
+    )
     make.write_pcap(tmp_path / "in/web/a.pcap", a)
     make.write_pcap(tmp_path / "in/b.pcap", b)
     return tmp_path / "in"
@@ -41,7 +46,12 @@ def table(folder: Path, *lines: str) -> Path:
 def test_a_label_for_all_flows_of_a_capture(folder: Path, names: tuple[str, str]) -> None:
     given = table(folder, "capture,label", f"{names[0]},mail", f"{names[1]},video")
     found = write(folder, given, folder.parent / "labels.csv", {}, {})
-    assert labels(folder.parent / "labels.csv") == {"web/a#0": "mail", "web/a#1": "mail", "b#0": "video", "b#1": "video"}
+    assert labels(folder.parent / "labels.csv") == {
+        "web/a#0": "mail",
+        "web/a#1": "mail",
+        "b#0": "video",
+        "b#1": "video",
+    }
     assert found == {"flows": 4, "classes": {"mail": 2, "video": 2}, "left_out": []}
 
 
@@ -85,7 +95,10 @@ FIT = ("a,web,tcp,,,,80", "a,names,udp,,,,53", "b,echo,icmp,,,,", "b,web,tcp,,,,
         ([HEAD, *FIT[:2]], r"2 flows have no line \(b#0, b#1\)"),
         ([HEAD, *FIT, "b,tls,tcp,,,,443"], r"1 flows have two labels \(b#1\)"),
         (["capture,label", "a,web", "b,web"], r"4 labelled flows have 1 class\(es\), and two are needed"),
-        ([HEAD, "a,web,tcp,10.0.0.300,,,80", "a,,udp,,,,53", "a,x,nonsense,,,,", "a,x,,,70000,,"], r"4 lines have no label, .* \(2, 3, 4, 5\);"),
+        (
+            [HEAD, "a,web,tcp,10.0.0.300,,,80", "a,,udp,,,,53", "a,x,nonsense,,,,", "a,x,,,70000,,"],
+            r"4 lines have no label, .* \(2, 3, 4, 5\);",
+        ),
         (["capture,name", "a,web"], "hold no label; name it by --column"),
         (["src,label", "10.0.0.1,web"], r"1 lines name no capture of the folder \(2\)"),
     ],
@@ -98,7 +111,15 @@ def test_what_does_not_fit_is_one_sentence_without_an_address(folder: Path, line
 
 
 def test_partial_counts_what_it_leaves_out_and_lines_without_a_flow_are_always_counted(folder: Path) -> None:
-    lines = [HEAD, "a,web,tcp,,,,80", "a,names,udp,,,,53", "a,old,tcp,,,,81", "b,x,tcp,,,,443", "b,y,tcp,,,,443", "c,z,,,,,"]
+    lines = [
+        HEAD,
+        "a,web,tcp,,,,80",
+        "a,names,udp,,,,53",
+        "a,old,tcp,,,,81",
+        "b,x,tcp,,,,443",
+        "b,y,tcp,,,,443",
+        "c,z,,,,,",
+    ]
     found = write(folder, table(folder, *lines), folder.parent / "labels.csv", {}, {}, partial=True)
     assert labels(folder.parent / "labels.csv") == {"web/a#0": "web", "web/a#1": "names"}
     assert found["left_out"] == [
@@ -137,7 +158,10 @@ def test_the_verb(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "4 flows of 2 classes" in capfd.readouterr().out
     assert run(build(domain("network")), [*words, "--column", "label=kind"]) == 2
     assert "exists" in capfd.readouterr().err
-    assert run(build(domain("network")), [*words[:-1], str(tmp_path / "x.csv"), "--column", "label=kind", "-O", "idle=0"]) == 2
+    assert (
+        run(build(domain("network")), [*words[:-1], str(tmp_path / "x.csv"), "--column", "label=kind", "-O", "idle=0"])
+        == 2
+    )
 
 
 @pytest.mark.skipif(not (NDPI / "labels.tsv").is_file(), reason="the captures of nDPI are not here")

@@ -61,6 +61,9 @@ def nothing_leaks(folder: Path, said: str) -> int:
     return len(files)
 
 
+STUDY = pytest.mark.parametrize("study", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["run", "study"])
+
+
 @pytest.fixture(autouse=True)
 def key(tmp_path, monkeypatch):
     (tmp_path / "key").write_text("0123456789abcdef" * 4)
@@ -89,8 +92,8 @@ def recipe(path: Path, data: Path, labels: Path, vocabulary: Any) -> Path:
     return path
 
 
-def the_whole_way(tmp_path: Path, data: Path, vocabulary: Any, formats: list[str], capsys: Any) -> Path:
-    """inspect, pretrain, embed, evaluate, finetune, predict, study; everything is written below `out`."""
+def the_whole_way(tmp_path: Path, data: Path, vocabulary: Any, formats: list[str], study: bool) -> Path:
+    """inspect, pretrain, embed, finetune, predict; evaluate and study, which take longer; all is written below `out`."""
     labels, out = tmp_path / "labels.csv", tmp_path / "out"
     out.mkdir()
     made = recipe(tmp_path / "recipe.yaml", data, labels, vocabulary)
@@ -100,10 +103,11 @@ def the_whole_way(tmp_path: Path, data: Path, vocabulary: Any, formats: list[str
     network("inspect", data)
     network("pretrain", made, "-o", out / "run")
     network("embed", bundle, data, "-o", out / "e.parquet")
-    network("evaluate", bundle, data, "--labels", labels)
     network("finetune", bundle, data, *quick, "--labels", labels, "--task", "classify", "-o", out / "model")
     network("predict", out / "model", data, "-o", out / "p", *(f"--format={f}" for f in formats))
-    network("study", made, "-o", out / "study")
+    if study:
+        network("evaluate", bundle, data, "--labels", labels)
+        network("study", made, "-o", out / "study")
     return out
 
 
@@ -122,7 +126,9 @@ def hello(host: str) -> bytes:
     name = f"{host}.example".encode()
     entry = b"\0" + len(name).to_bytes(2, "big") + name
     extension = b"\0\0" + (len(entry) + 2).to_bytes(2, "big") + len(entry).to_bytes(2, "big") + entry
-    body = b"\3\3" + bytes(range(32)) + b"\0" + b"\0\2\x13\x01" + b"\1\0" + len(extension).to_bytes(2, "big") + extension
+    body = (
+        b"\3\3" + bytes(range(32)) + b"\0" + b"\0\2\x13\x01" + b"\1\0" + len(extension).to_bytes(2, "big") + extension
+    )
     handshake = b"\1" + len(body).to_bytes(3, "big") + body
     return b"\x16\3\1" + len(handshake).to_bytes(2, "big") + handshake
 
@@ -131,18 +137,19 @@ def request(host: str) -> bytes:
     return f"GET /{PATH} HTTP/1.1\r\nHost: {host}.example\r\n\r\n".encode()
 
 
-def test_captures(tmp_path, capsys, monkeypatch):
+@STUDY
+def test_captures(tmp_path, capsys, monkeypatch, study):
     """Names in DNS, TLS and HTTP, addresses of both versions and MACs; also the shards of `flows`, and scores of anomalies."""
     monkeypatch.setattr(captures, "MACS", MACS)
     data = tmp_path / "data"
     data.mkdir()
     for i, (client, host) in enumerate(zip(CLIENTS, HOSTS, strict=True)):
-        far, far6 = SERVERS
+        (far, far6), start = SERVERS, START + i * 10**6
         frames = merged(
-            datagrams(client, far, 5353 + i, 53, [(0, query(host)), (1, query(host) + bytes(16))]),
-            session(client, far, 41_000 + i, 443, [(0, hello(host)), (1, 900)], start=START + 10**9),
-            session(client, far, 42_000 + i, 80, [(0, request(host)), (1, 700)], start=START + 2 * 10**9),
-            session(f"2001:db8:5a77:1e::{i + 1:x}", far6, 43_000, 80, [(0, request(host))], start=START + 3 * 10**9),
+            datagrams(client, far, 5353 + i, 53, [(0, query(host)), (1, query(host) + bytes(16))], start=start),
+            session(client, far, 41_000 + i, 443, [(0, hello(host)), (1, 900)], start=start + 10**9),
+            session(client, far, 42_000 + i, 80, [(0, request(host)), (1, 700)], start=start + 2 * 10**9),
+            session(f"2001:db8:5a77:1e::{i + 1:x}", far6, 43_000, 80, [(0, request(host))], start=start + 3 * 10**9),
         )
         write_pcap(data / f"c{i}.pcap", frames)
     raw = b"".join(p.read_bytes() for p in data.iterdir())
@@ -151,7 +158,7 @@ def test_captures(tmp_path, capsys, monkeypatch):
 
     label(tmp_path / "labels.csv", [f"c{i}#{n}" for i in range(6) for n in range(4)])
     formats = ["parquet", "csv", *domain("network").writers]
-    out = the_whole_way(tmp_path, data, list(fields.VOCABULARY), formats, capsys)
+    out = the_whole_way(tmp_path, data, list(fields.VOCABULARY), formats, study)
     network("flows", data, "-o", out / "shards")
     other = tmp_path / "normal"
     other.mkdir()
@@ -160,29 +167,35 @@ def test_captures(tmp_path, capsys, monkeypatch):
     network("anomalies", out / "run" / "bundle", data, "--normal", other, "-o", out / "s.parquet", "--allow-seen")
     captured = capsys.readouterr()
     assert nothing_leaks(out, captured.out + captured.err) > 20
-    assert (out / "study" / "report.html").is_file() and (out / "p").is_dir()
+    assert (out / "study" / "report.html").is_file() == study
 
 
-def test_urls(tmp_path, capsys):
+@STUDY
+def test_urls(tmp_path, capsys, study):
     """Hosts, paths and queries of a list, of which two lines cannot be parsed."""
     data = tmp_path / "data"
     data.mkdir()
-    lines = [f"https://{word}.{host}.example/{PATH}/{n}?q={host}" for host in HOSTS for n, word in enumerate(("www", "a", "b", "c"))]
+    lines = [
+        f"https://{word}.{host}.example/{PATH}/{n}?q={host}"
+        for host in HOSTS
+        for n, word in enumerate(("www", "a", "b", "c"))
+    ]
     (data / "list.urls").write_text("\n".join([*lines, f"http://[::1/{HOSTS[0]}", f"http://{HOSTS[1]}\0/"]) + "\n")
     label(tmp_path / "labels.csv", [f"list#{n}" for n in range(1, len(lines) + 1)])
-    out = the_whole_way(tmp_path, data, [SMALLEST, PART_IDS], ["parquet", "csv"], capsys)
+    out = the_whole_way(tmp_path, data, [SMALLEST, PART_IDS], ["parquet", "csv"], study)
     captured = capsys.readouterr()
     assert nothing_leaks(out, captured.out + captured.err) > 20
 
 
-def test_tables(tmp_path, capsys):
+@STUDY
+def test_tables(tmp_path, capsys, study):
     """Addresses in a log, whole and in a line that is broken."""
     data = tmp_path / "data"
     data.mkdir()
     for i in range(6):
         logs.zeek(data / f"c{i}.log", logs.flows(4, i), more=[f"1700000000.0\t{logs.CLIENT}\t{HOSTS[i]}"])
     label(tmp_path / "labels.csv", [f"c{i}#{n}" for i in range(6) for n in range(4)])
-    out = the_whole_way(tmp_path, data, {"kind": list(table_kinds.VOCABULARY)}, ["parquet", "csv"], capsys)
+    out = the_whole_way(tmp_path, data, {"kind": list(table_kinds.VOCABULARY)}, ["parquet", "csv"], study)
     captured = capsys.readouterr()
     assert nothing_leaks(out, captured.out + captured.err) > 20
 

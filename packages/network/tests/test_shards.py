@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ GONE = ("src", "dst", "sport", "dport", "vlan")
 
 
 def call(*words: object) -> int:
-    return run(build(domain), ["flows", *map(str, words)])
+    alone = replace(domain, verbs={"flows": domain.verbs["flows"]})  # the other verbs have tests of their own
+    return run(build(alone), ["flows", *map(str, words)])
 
 
 def alike(found: Flows, expected: Flows) -> None:
@@ -121,7 +123,7 @@ def test_a_cut_leaves_whole_captures_and_is_taken_up(folder: Path, tmp_path: Pat
 
 
 def test_large_captures_become_several_shards(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    to, limit = tmp_path / "out", 40_000
+    to, limit = tmp_path / "out", 20_000
     monkeypatch.setattr(shards, "LIMIT", limit)
     assert call(folder / "two.pcapng", "-o", to) == 0
     names = json.loads((to / shards.MANIFEST).read_text())["captures"]["two"]["shards"]
@@ -212,7 +214,7 @@ print(held("VmHWM") - before, assembler.counts["packets"])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_memory_is_bounded() -> None:
-    """4e5 packets take no more than the first 6e4 did, but for 16 MB: their columns alone would be 50 MB."""
-    words = [sys.executable, "-c", MEASURE, "20", str(Path(__file__).parent / "data")]
+    """3e5 packets take no more than the first 6e4 did, but for 16 MB: their columns alone would be 45 MB."""
+    words = [sys.executable, "-c", MEASURE, "15", str(Path(__file__).parent / "data")]
     more, packets = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
-    assert float(more) < 16 and int(packets) == 400_000
+    assert float(more) < 16 and int(packets) == 300_000

@@ -33,7 +33,9 @@ def test_a_list(tmp_path: Path) -> None:
 
 
 def test_a_table(tmp_path: Path) -> None:
-    content = '\ufeffid,"URL",label\n1,http://a.com/,x\n2,"http://b.com/?q=1,2",y\n\n3,,z\n4\n5,http://c.com/,x\n'.encode()
+    content = (
+        '\ufeffid,"URL",label\n1,http://a.com/,x\n2,"http://b.com/?q=1,2",y\n\n3,,z\n4\n5,http://c.com/,x\n'.encode()
+    )
     found = made(tmp_path, content, "t.csv")
     assert [s.key for s in found] == ["sub/t#2", "sub/t#3", "sub/t#7"]
     assert found[1].meta["url"] == "http://b.com/?q=1,2"
@@ -47,7 +49,9 @@ def test_repeated_urls_are_kept_once(tmp_path: Path) -> None:
 
 
 def test_urls_of_one_registered_domain_are_on_one_side_of_a_split(tmp_path: Path) -> None:
-    found = made(tmp_path, b"http://a.x.co.uk/\nhttps://b.x.co.uk/z\nhttp://y.co.uk\nhttp://1.2.3.4/\nhttp://1.2.3.4/b\n")
+    found = made(
+        tmp_path, b"http://a.x.co.uk/\nhttps://b.x.co.uk/z\nhttp://y.co.uk\nhttp://1.2.3.4/\nhttp://1.2.3.4/b\n"
+    )
     assert [s.group for s in found] == ["x.co.uk", "x.co.uk", "y.co.uk", "1.2.3.4", "1.2.3.4"]
 
 

@@ -16,9 +16,7 @@ from unlabeled.network import domain
 from unlabeled.network.url_tokens import BYTES, PART_IDS, URLTokens, tokens, train, url_input
 from unlabeled.network.urls import PARTS, parse
 
-LINES = [
-    f"https://www.example-{i % 7}.co.uk/login/Account?session={i}&next=%2Fhome{'é' * (i % 2)}" for i in range(200)
-]
+LINES = [f"https://www.example-{i % 7}.co.uk/login/Account?session={i}&next=%2Fhome{'é' * (i % 2)}" for i in range(200)]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +43,9 @@ def fuzz(n: int) -> list[bytes]:
 
 
 def test_bytes() -> None:
-    assert BYTES.size == 257 and BYTES.encode(b"\x00a\xff") == [1, 98, 256] and BYTES.decode([1, 98, 256]) == b"\x00a\xff"
+    assert (
+        BYTES.size == 257 and BYTES.encode(b"\x00a\xff") == [1, 98, 256] and BYTES.decode([1, 98, 256]) == b"\x00a\xff"
+    )
     assert tokens("bytes") is BYTES and PART_IDS == 12
 
 
@@ -90,7 +90,9 @@ def test_rows_name_the_part_of_each_token(pairs: URLTokens) -> None:
 def test_an_input_of_tokens() -> None:
     x = url_input(BYTES.rows(parse("a.b")))
     assert x.layout == "packed" and x.unit == "token" and x.units == ("id", "id") and x.channels == ("id", "part")
-    assert x.data.tolist() == [[98, 4], [47, 0], [99, 5]] and x.coords is not None and x.coords.tolist() == [[0], [1], [2]]
+    assert (
+        x.data.tolist() == [[98, 4], [47, 0], [99, 5]] and x.coords is not None and x.coords.tolist() == [[0], [1], [2]]
+    )
     empty = url_input(BYTES.rows(parse("")))
     assert empty.data.tolist() == [[0, 0]] and empty.valid is not None and not empty.valid.any()
 

@@ -16,7 +16,16 @@ def urls(n: int) -> list[bytes]:
     """URLs of all shapes, some of them with faults; letters that have a meaning are frequent."""
     rng = np.random.default_rng(0)
     letters = np.array(list("abcxyzABC019-_.~%/&=?+:@[]é,;!$ ("))
-    hosts = ["example.com", "WWW.Ex-ample.co.uk", "a.b.github.io", "1.2.3.4", "[::1]", "bücher.de", "ex%61mple.org.", "b。c.de"]
+    hosts = [
+        "example.com",
+        "WWW.Ex-ample.co.uk",
+        "a.b.github.io",
+        "1.2.3.4",
+        "[::1]",
+        "bücher.de",
+        "ex%61mple.org.",
+        "b。c.de",
+    ]
 
     def word(most: int) -> str:
         return "".join(rng.choice(letters, rng.integers(0, most)))
@@ -26,7 +35,9 @@ def urls(n: int) -> list[bytes]:
         path = rng.choice(["", "/" + word(20), "/a/../b/./%7e"])
         query = rng.choice(["", "?" + word(30), "?b=1&a=2&b=0&&=c"])
         port = rng.choice(["", ":80", ":443", ":", ":8080"])
-        return f"{scheme}{rng.choice(['', 'u:p@'])}{rng.choice(hosts)}{port}{path}{query}{rng.choice(['', '#' + word(5)])}"
+        return (
+            f"{scheme}{rng.choice(['', 'u:p@'])}{rng.choice(hosts)}{port}{path}{query}{rng.choice(['', '#' + word(5)])}"
+        )
 
     return [one().encode() for _ in range(n)]
 

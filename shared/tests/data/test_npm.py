@@ -84,7 +84,14 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
         monkeypatch.setenv(f"npm_config_{name}", str(tmp_path / name))
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm-cache"))
     monkeypatch.setenv("npm_config_fetch_retries", "0")
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "npm_config_proxy", "npm_config_https_proxy"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "npm_config_proxy",
+        "npm_config_https_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("UNLABELED_CACHE", str(tmp_path / "cache"))
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
@@ -120,7 +127,9 @@ def test_member_and_archive_come_once_and_run_nothing(registry: Registry, tmp_pa
 
 @needs_npm
 def test_another_file_is_never_opened_or_kept(registry: Registry) -> None:
-    with pytest.raises(RequestError, match=r"good-data-1\.0\.0\.tgz from npm's registry is not the file that was checked"):
+    with pytest.raises(
+        RequestError, match=r"good-data-1\.0\.0\.tgz from npm's registry is not the file that was checked"
+    ):
         get("0" * 64)
     assert [p for p in cache_folder().rglob("*") if p.is_file()] == []
 
@@ -134,9 +143,7 @@ def test_what_is_not_to_be_had(what: str, registry: Registry, monkeypatch: pytes
         monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     with pytest.raises(RequestError) as caught:
         get(digest(registry), version=version)
-    assert str(caught.value) == (
-        f"npm gives no {FILE} of good-data {version}; check npm's settings and the connection"
-    )
+    assert str(caught.value) == (f"npm gives no {FILE} of good-data {version}; check npm's settings and the connection")
 
 
 @needs_npm
@@ -152,5 +159,7 @@ def test_links_and_members_outside_are_refused(registry: Registry) -> None:
 def test_without_npm_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("UNLABELED_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(RequestError, match=r"good-data comes through npm, which is not installed here; install Node\.js"):
+    with pytest.raises(
+        RequestError, match=r"good-data comes through npm, which is not installed here; install Node\.js"
+    ):
         get("0" * 64)

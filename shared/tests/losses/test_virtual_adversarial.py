@@ -66,9 +66,7 @@ def test_the_directions_of_rows_do_not_mix():
     alone = adversarial(lambda r: divergence(clean, (x + r) @ weight.T).sum(), start, ALL, steps=3)
     both, starts = torch.cat([x, 3 - x]), torch.cat([start, start + 1])
     logits = both @ weight.T
-    found = adversarial(
-        lambda r: divergence(logits, (both + r) @ weight.T).sum(), starts, ALL.expand(2, 1), steps=3
-    )
+    found = adversarial(lambda r: divergence(logits, (both + r) @ weight.T).sum(), starts, ALL.expand(2, 1), steps=3)
     torch.testing.assert_close(found[:1], alone, rtol=0, atol=1e-12)
 
 

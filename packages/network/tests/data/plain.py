@@ -9,6 +9,7 @@ from typing import Any
 import dpkt
 
 IPS = (dpkt.ip.IP, dpkt.ip6.IP6)
+BETWEEN = (dpkt.llc.LLC, dpkt.pppoe.PPPoE, dpkt.ppp.PPP, dpkt.gre.GRE, dpkt.ethernet.Ethernet)
 TOP = {
     0: dpkt.loopback.Loopback,
     1: dpkt.ethernet.Ethernet,
@@ -44,7 +45,7 @@ def layers(link: int, frame: bytes) -> list[Any]:
     except (dpkt.UnpackError, IndexError):
         return []
     found = []
-    while isinstance(top, (*IPS, dpkt.pppoe.PPPoE, dpkt.ppp.PPP, dpkt.gre.GRE, dpkt.ethernet.Ethernet, dpkt.ip6.IP6ExtensionHeader)):
+    while isinstance(top, (*IPS, *BETWEEN)):
         if isinstance(top, IPS):
             found.append(top)
         top = top.data
@@ -63,7 +64,7 @@ def row(ip: Any) -> dict[str, Any]:
         out |= {"protocol": ip.p} if hasattr(ip, "p") else {}
     else:
         out |= {"header": ip.hl * 4, "tos": ip.tos, "length": ip.len, "ttl": ip.ttl, "protocol": ip.p}
-        out |= {"identifier": ip.id, "fragment": ip.offset, "bits": ip.rf << 2 | ip.df << 1 | ip.mf}
+        out |= {"identifier": ip.id, "fragment": ip.offset * 8, "bits": ip.rf << 2 | ip.df << 1 | ip.mf}
     data = ip.data
     if isinstance(data, dpkt.tcp.TCP):
         out |= {"sport": data.sport, "dport": data.dport, "seq": data.seq, "ack": data.ack, "window": data.win}

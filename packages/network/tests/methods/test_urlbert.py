@@ -13,7 +13,7 @@ from unlabeled.core.contracts import Input, InputSpec, RequestError, Sample
 from unlabeled.core.contracts.batch import Batch, Packed
 from unlabeled.core.data.loading import Collate
 from unlabeled.core.losses.contrastive import nt_xent
-from unlabeled.core.losses.virtual_adversarial import symmetric
+from unlabeled.core.losses.virtual_adversarial import symmetric, unit
 from unlabeled.core.methods.base import unchanged
 from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
@@ -70,9 +70,7 @@ def built(tokenizer: str = "bytes", width: int = 16, **options: Any) -> URLBERT:
     spec = InputSpec.of(url_input(made.rows(parse("a.b"))), axes=("token",))
     torch.manual_seed(0)
     chosen = TokenEncoder.Options(width=width, depth=1, heads=2, vocabulary=(made.size, PART_IDS))
-    method = URLBERT(
-        TokenEncoder({"x": spec}, chosen), {"x": spec}, URLBERT.Options(tokenizer=tokenizer, **options)
-    )
+    method = URLBERT(TokenEncoder({"x": spec}, chosen), {"x": spec}, URLBERT.Options(tokenizer=tokenizer, **options))
     return method.double()
 
 
@@ -201,10 +199,9 @@ def test_the_adversarial_term() -> None:
     assert parts["adversarial"] > 0
     still = built(epsilon=0.0)
     assert still.step(still.on_batch(given()[1], CTX), CTX)["parts"]["adversarial"] == 0
-    assert "adversarial" not in (none := built(adversarial=0.0)).step(spoiled, CTX)["parts"]
+    none = built(adversarial=0.0)
+    assert "adversarial" not in none.step(spoiled, CTX)["parts"]
     # the found direction changes names more than a random one of the same size (Miyato et al., figure 1)
-    from unlabeled.core.losses.virtual_adversarial import unit
-
     t, weight = spoiled.tokens["x"], spoiled.masks["x"].hide_valid.double()
     _, logits = none._logits(spoiled)
     chance = symmetric(logits, none._logits(spoiled, 0.1 * unit(spoiled.start, t.valid))[1], weight)

@@ -54,7 +54,9 @@ def anonymise(
         raise RequestError("--key names a key that is there and --new-key one that is not; leave one of them out")
     with_key = make(new_key) if new_key is not None else read_key(key)
     if payload:
-        log.warning("--payload %d: the payload that stays may tell names and addresses; look before you share it", payload)
+        log.warning(
+            "--payload %d: the payload that stays may tell names and addresses; look before you share it", payload
+        )
     anonymiser = Anonymiser(with_key, payload=payload, ports=ports, shift=shift)
     frames, bad = 0, []
     with progress("captures") as update:

@@ -40,7 +40,10 @@ class Anonymiser:
     def records(self, frames: Frames) -> Iterator[bytes]:
         """The records of a pcap file, in the order of the frames; its header is HEADER. Frames without IP are dropped."""
         begin, end = frames.at.tolist(), (frames.at + frames.captured).tolist()
-        bare = [self._scrubbed(frames.data[i:j].tobytes(), k) for i, j, k in zip(begin, end, frames.link.tolist(), strict=True)]
+        bare = [
+            self._scrubbed(frames.data[i:j].tobytes(), k)
+            for i, j, k in zip(begin, end, frames.link.tolist(), strict=True)
+        ]
         self._learn(b for b in bare if b is not None)
         for time, sent, b in zip(frames.time.tolist(), frames.sent.tolist(), bare, strict=True):
             if b is not None:

@@ -49,6 +49,7 @@ IDLE, ACTIVE, CLOSED, END, EVICTED = range(len(ENDS))
 
 State = NDArray[np.void]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 class Assembler:
@@ -97,19 +98,19 @@ class Assembler:
         self.counts["fragments without their first"] += self._fragments.join(packets, words, way)
         order, begins, known = self._sorted(words)
         # from here on rows are by key, and within one in the order of the file
-        n, p = len(order), packets.take(order)
-        words, way = words[:, order], way[order]
+        n, way = len(order), way[order]
+        time, protocol = packets.time[order], packets.protocol[order]
         group = np.repeat(np.arange(len(begins)), np.diff(begins, append=n))
         carried = known >= 0
         old = np.zeros(len(known), _STATE)  # rows of keys that are not known say nothing
         old[carried] = self._open[known[carried]]
-        time = self._clock(p.time, begins, group, np.where(carried, old["last"], NEVER))
-        tcp = (p.protocol == TCP) & ((p.flags & FRAGMENT) == 0)
-        flags = np.where(tcp, p.tcp_flags, 0).astype(np.uint16)
+        time = self._clock(time, begins, group, np.where(carried, old["last"], NEVER))
+        tcp = (protocol == TCP) & ((packets.flags[order] & FRAGMENT) == 0)
+        flags = packets.tcp_flags[order] * tcp
 
         # runs without a long silence, then flows
         o = self._options
-        idle = np.where(p.protocol == TCP, _ns(o.idle), _ns(o.idle_other))
+        idle = np.where(protocol == TCP, _ns(o.idle), _ns(o.idle_other))
         silent = np.diff(time, prepend=time[:1]) > idle
         before = Begun(old["start"], old["fin"], old["closed"])
         opens = (flags[begins] & (SYN | ACK)) == SYN
@@ -131,15 +132,15 @@ class Assembler:
         new = np.ones(len(state), bool)
         new[np.searchsorted(found.first, begins[~fresh])] = False
         state[~new] = old[~fresh]
-        heads = found.first[new]
-        state["words"][new], state["flip"][new] = words[:, heads].T, way[heads]
-        state["hash"][new], state["version"][new] = self._hash(words[:, heads]), p.version[heads]
-        state["number"][new] = self._numbers + np.argsort(np.argsort(order[heads]))
+        heads = order[found.first[new]]
+        state["words"][new], state["flip"][new] = words[:, heads].T, way[found.first[new]]
+        state["hash"][new], state["version"][new] = self._hash(words[:, heads]), packets.version[heads]
+        state["number"][new] = self._numbers + np.argsort(np.argsort(heads))
         self._numbers += len(heads)
         last = np.append(found.first[1:], n) - 1
         state["start"], state["fin"], state["closed"], state["last"] = found.start, found.fin, found.closed, time[last]
 
-        self._fill(state, flow, p, time, way != state["flip"][flow], tcp)
+        self._fill(state, flow, packets, order, time, way != state["flip"][flow], flags, tcp)
         gone = old[carried & fresh].copy()
         gone["ended"] = _reason(gone, quiet[carried & fresh])
         final = group[found.first] != np.append(group[found.first[1:]], -1)  # of its key: it stays open
@@ -191,36 +192,43 @@ class Assembler:
         self.counts["packets earlier than the one before in their flow"] += int((found > given).sum())
         return found
 
-    def _fill(self, state: State, flow: Ints, p: Packets, time: Ints, back: NDArray[np.bool_], tcp: NDArray[np.bool_]) -> None:
-        """Adds the packets of a block to their flows, and keeps those that become tokens."""
+    def _fill(
+        self,
+        state: State,
+        flow: Ints,
+        packets: Packets,
+        order: Ints,
+        time: Ints,
+        back: Bools,
+        flags: NDArray[np.uint16],
+        tcp: Bools,
+    ) -> None:
+        """Adds the packets of a block, put by flow as `order` says, to their flows, and keeps those that become tokens."""
         o, by = self._options, ways(flow, back)
-        before = Before(state["bursts"], state["seen"], state["burst"], np.where(state["packets"] > 0, state["place"] + 1, 0))
-        found = bursts(flow, back, time, _ns(o.gap), before, by)
-        self._base(state, flow, p, back, tcp)
-        statistics.add(state, p, flow, by, found.gap)
+        now = np.where(state["packets"] > 0, state["place"] + 1, 0)
+        found = bursts(flow, back, time, _ns(o.gap), Before(state["bursts"], state["seen"], state["burst"], now), by)
+        statistics.add(state, packets, order, flow, by, found.gap)
         state["bursts"] = found.count
         tail = by.order[np.append(by.first[1:], len(flow)) - 1]
         at = (by.pair >> 1, by.pair & 1)
         state["seen"][at], state["burst"][at], state["place"][at] = time[tail], found.burst[tail], found.place[tail]
-        rows = np.flatnonzero((found.burst < o.bursts) & (found.place < o.packets))
-        of = flow[rows]
-        kept = keep(self._layout, p.take(rows), state["base"][of], back[rows])
-        kept["flow"], kept["time"] = state["number"][of], time[rows]
-        kept["burst"], kept["place"] = found.burst[rows], found.place[rows]
-        self._kept = np.concatenate([self._kept, kept])
-
-    def _base(self, state: State, flow: Ints, p: Packets, back: NDArray[np.bool_], tcp: NDArray[np.bool_]) -> None:
-        """The sequence number that counts as 0, each way: of its first packet, or the first acknowledgement of it."""
+        # the sequence number that counts as 0, each way: of its first packet, or what was acknowledged before that
         n = len(flow)
         begins = np.flatnonzero(np.diff(flow, prepend=-1))
-        acks = tcp & ((p.tcp_flags & ACK) != 0)
+        acks = (flags & ACK) != 0
         for side in (0, 1):
             own = tcp & (back == side)
             row = np.minimum.reduceat(np.where(own | acks, np.arange(n), n), begins)
             new = ~state["based"][:, side] & (row < n)
-            at = row[new]
-            state["base"][new, side] = np.where(own[at], p.seq[at], p.ack[at])
+            first, mine = order[row[new]], own[row[new]]
+            state["base"][new, side] = np.where(mine, packets.seq[first], packets.ack[first])
             state["based"][new, side] = True
+        rows = np.flatnonzero((found.burst < o.bursts) & (found.place < o.packets))
+        of = flow[rows]
+        kept = keep(self._layout, packets.take(order[rows]), state["base"][of], back[rows])
+        kept["flow"], kept["time"] = state["number"][of], time[rows]
+        kept["burst"], kept["place"] = found.burst[rows], found.place[rows]
+        self._kept = np.concatenate([self._kept, kept])
 
     def _leave(self, now: int) -> State:
         """Takes the flows that have ended by `now`, and the longest silent ones where too many are open, from the table."""
@@ -283,7 +291,7 @@ def _ns(seconds: float) -> int:
     return min(round(seconds * 1e9), 1 << 62)
 
 
-def _reason(flows: State, idle: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _reason(flows: State, idle: Bools) -> NDArray[np.uint8]:
     """Why flows ended that a silence, or else their length or their close, has ended."""
     return np.where(flows["closed"] != NEVER, CLOSED, np.where(idle, IDLE, ACTIVE)).astype(np.uint8)
 

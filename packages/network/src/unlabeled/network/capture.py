@@ -50,7 +50,7 @@ class Capture:
         self.path = path
         self.counts: Counter[str] = Counter()
         self.flags: list[str] = []
-        self._options, self._tunnels, self._fast, self._block = options, tunnels, fast, block
+        self.options, self._tunnels, self._fast, self._block = options, tunnels, fast, block
 
     def __iter__(self) -> Iterator[Packets]:
         self.counts, self.flags = Counter({"frames": 0, "packets": 0}), []
@@ -65,7 +65,7 @@ class Capture:
             last = int(found.time[-1])
             for i in range(0, len(found), ROWS):
                 frames = found.part(slice(i, i + ROWS))
-                part, reasons = decoder(frames, self.counts["frames"], self._options, self._tunnels)
+                part, reasons = decoder(frames, self.counts["frames"], self.options, self._tunnels)
                 self.counts.update({name: int(n) for name, n in zip(REASONS, reasons, strict=True) if name and n})
                 self.counts["frames"] += len(frames)
                 self.counts["packets"] += len(part)

@@ -88,11 +88,17 @@ def without(tokens: Tokens, gone: Tensor) -> Tokens:
 def exchanged(tokens: Tokens, everyone: Tokens, donor: Tensor, number: Tensor, swapped: Tensor) -> Tokens:
     """The rows that are `swapped` (B,) bool with the burst `number` (B,) of row `donor` (B,) of everyone, in place of their own.
 
-    All of a burst goes: its own tokens, those of its packets, and how many there are. Valid tokens come first in every row,
-    so that what is drawn by place follows the item and not the padding; it waits for the device to learn how many there are.
+    All of a burst goes: its own tokens, those of its packets, and how many there are. The new one stands at the end of its row.
     """
     at = torch.where(swapped, number, -1)[:, None]
     given = rows(everyone, donor, swapped)
-    both = without(tokens, numbers(tokens) == at).followed_by(without(given, numbers(given) != at))
-    order = both.valid.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
-    return both.take(order[:, : max(1, int(both.valid.sum(1).max()))], None)
+    return without(tokens, numbers(tokens) == at).followed_by(without(given, numbers(given) != at))
+
+
+def close(tokens: Tokens) -> Tokens:
+    """The valid tokens of every row first, so that what is drawn by place follows them, and neither padding nor what is gone.
+
+    It waits for the device, to learn how many there are.
+    """
+    order = tokens.valid.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+    return tokens.take(order[:, : max(1, int(tokens.valid.sum(1).max()))], None)

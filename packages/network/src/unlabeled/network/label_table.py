@@ -78,7 +78,9 @@ def write(
     faults = _Faults(partial)
     what = "have no label, or an address, port or protocol that is none"
     faults.add(unreadable, "line", what, f"{table}: correct them")
-    faults.add(nowhere, "line", "name no capture of the folder", f"{table}: look at the column capture, or at the folder")
+    faults.add(
+        nowhere, "line", "name no capture of the folder", f"{table}: look at the column capture, or at the folder"
+    )
     found: dict[str, str] = {}
     absent: list[int] = []
     unlabelled: list[str] = []
@@ -102,7 +104,9 @@ def write(
     faults.add(absent, "line", "fit no flow of their capture", "", error=False)
     classes = Counter(found.values())
     if len(classes) < 2:
-        raise RequestError(f"{table}: the {len(found)} labelled flows have {len(classes)} class(es), and two are needed")
+        raise RequestError(
+            f"{table}: the {len(found)} labelled flows have {len(classes)} class(es), and two are needed"
+        )
     write_atomic(to, bound(_write, rows=found))
     return {"flows": len(found), "classes": dict(sorted(classes.items())), "left_out": faults.left_out}
 
@@ -168,7 +172,9 @@ def _named(table: Path, there: Sequence[str], columns: Mapping[str, str]) -> dic
     if "label" not in named and named.get("protocol", "").lower() == "protocol":  # the only one that can be meant
         named["label"] = named.pop("protocol")
     if "label" not in named:
-        raise RequestError(f"{table}: the columns {', '.join(there) or 'nothing'} hold no label; name it by --column label=NAME")
+        raise RequestError(
+            f"{table}: the columns {', '.join(there) or 'nothing'} hold no label; name it by --column label=NAME"
+        )
     return named
 
 

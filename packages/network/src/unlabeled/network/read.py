@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ class Reader:
         self.options = options or ReaderOptions()
         self._root = root.parent if root and root.is_file() else root
         self._kept: OrderedDict[Path, tuple[Flows, tuple[str, ...]]] = OrderedDict()
-        self._rows: tuple[Path, list[Sample]] | None = None
+        self._rows: tuple[Path, Sequence[Sample]] | None = None
 
     def files(self, root: Path) -> list[Path]:
         """Every readable file below `root`, sorted; keys are relative to it. Raises RequestError for mixed kinds."""
@@ -82,7 +82,7 @@ class Reader:
         root = self._root
         return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path.name
 
-    def _table(self, path: Path) -> list[Sample]:
+    def _table(self, path: Path) -> Sequence[Sample]:
         """The rows of a table or list; those of the last file are kept."""
         if self._rows is None or self._rows[0] != path:
             from unlabeled.network import tables, url_lists

@@ -274,7 +274,12 @@ def _gre(bare: Bare, at: int, end: int, payload: int, depth: int) -> int:
     version = flags & 7
     if flags & 0x4000 or version > 1:
         return at + 4
-    words = [15, 13, 12, *([7] if version else [])]  # bits that say so of 4 bytes each: checksum, key, number, acknowledgement
+    words = [
+        15,
+        13,
+        12,
+        *([7] if version else []),
+    ]  # bits that say so of 4 bytes each: checksum, key, number, acknowledgement
     behind = at + 4 + 4 * sum(flags >> bit & 1 for bit in words)
     if flags & 0x8000:
         _blank(data, at + 4, min(at + 6, end))

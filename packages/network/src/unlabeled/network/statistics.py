@@ -46,37 +46,34 @@ def begin(flows: NDArray[np.void]) -> None:
     flows["length least"] = flows["gap least"] = _MOST
 
 
-def add(flows: NDArray[np.void], packets: Packets, flow: Ints, by: Ways, gap: Ints) -> None:
-    """Adds packets, put by flow, to their flows.
+def add(flows: NDArray[np.void], packets: Packets, order: Ints, flow: Ints, by: Ways, gap: Ints) -> None:
+    """Adds packets to their flows.
 
-    flow (N,): the row of each in `flows`, ascending; gap (N,): ns since the one before in its direction, -1 for none.
+    order (N,): their rows, put by flow; flow (N,): which of `flows` each then belongs to, ascending; gap (N,): ns since the
+    packet before in its direction, -1 for none.
     """
     at = (by.pair >> 1, by.pair & 1)
     n = np.diff(by.first, append=len(flow))
     before = flows["packets"][at]
-    head = packets.take(by.order[by.first])
+    places = order[by.order]
     for name in ("ttl", "window"):
-        flows[name][at] = np.where(before == 0, getattr(head, name), flows[name][at])
+        flows[name][at] = np.where(before == 0, getattr(packets, name)[places[by.first]], flows[name][at])
     begins = np.flatnonzero(np.diff(flow, prepend=-1))
     new = flows["packets"][flow[begins]].sum(1) == 0
-    rows, of = begins[new], flow[begins[new]]
+    rows, of = order[begins[new]], flow[begins[new]]
     flows["identifier"][of], flows["seq"][of] = packets.identifier[rows], packets.seq[rows]
-    spoke = np.flatnonzero(packets.held > 0)
+    spoke = np.flatnonzero(packets.held[order] > 0)
     some, where = np.unique(flow[spoke], return_index=True)
     silent = flows["held"][some] == 0
-    rows, of = spoke[where[silent]], some[silent]
+    rows, of = order[spoke[where[silent]]], some[silent]
     flows["head"][of], flows["held"][of] = packets.payload[rows], packets.held[rows]
 
-    def each(values: NDArray[Any]) -> NDArray[Any]:
-        return values[by.order]
-
-    length = each(packets.length.astype(np.int64))
-    gaps = each(gap)
+    length, gaps = packets.length[places].astype(np.int64), gap[by.order]
     has = gaps >= 0
     flows["packets"][at] += n
     flows["bytes"][at] += np.add.reduceat(length, by.first)
-    flows["payload"][at] += np.add.reduceat(each(packets.payload_length), by.first, dtype=np.int64)
-    flows["pushed"][at] += np.add.reduceat(each((packets.tcp_flags & PUSH) != 0), by.first, dtype=np.int64)
+    flows["payload"][at] += np.add.reduceat(packets.payload_length[places], by.first, dtype=np.int64)
+    flows["pushed"][at] += np.add.reduceat((packets.tcp_flags[places] & PUSH) != 0, by.first, dtype=np.int64)
     flows["length squares"][at] += np.add.reduceat(length.astype(np.float64) ** 2, by.first)
     flows["length least"][at] = np.minimum(flows["length least"][at], np.minimum.reduceat(length, by.first))
     flows["length most"][at] = np.maximum(flows["length most"][at], np.maximum.reduceat(length, by.first))

@@ -139,12 +139,12 @@ def columns_of(lines: Iterator[str], name: str) -> Columns:
     if not parts:
         said = f"none of its {seen} rows can be read; export it again" if seen else "there is a header and no row"
         raise BadInput(f"{name}: {said}")
+    names = ("row", "start", "ports", "protocol", "state")
     return Columns(
-        made,
-        *(np.concatenate([getattr(p, n) for p in parts]) for n in ("row", "start")),
-        {n: np.concatenate([p.numbers[n] for p in parts]) for n in NUMBERS},
-        *(np.concatenate([getattr(p, n) for p in parts]) for n in ("ports", "protocol", "state")),
-        bad,
+        format=made,
+        numbers={n: np.concatenate([p.numbers[n] for p in parts]) for n in NUMBERS},
+        bad=bad,
+        **{n: np.concatenate([getattr(p, n) for p in parts]) for n in names},
     )
 
 

@@ -161,7 +161,9 @@ def train(urls: Sequence[str], size: int) -> Any:
 def tokenizer(
     urls: Path = typer.Argument(..., help="folder or file of URLs: .urls, or .csv with a column url"),
     to: Path = typer.Option(..., "-o", help="file to write, as tokenizer.json"),
-    size: int = typer.Option(5000, "--size", help=f"number of tokens, {SMALLEST} to 65535: all bytes, and learned ones"),
+    size: int = typer.Option(
+        5000, "--size", help=f"number of tokens, {SMALLEST} to 65535: all bytes, and learned ones"
+    ),
 ) -> None:
     """Learn the tokens of your URLs: byte pairs that keep case and stay within one part of a URL."""
     from unlabeled.core.cli.shell import out

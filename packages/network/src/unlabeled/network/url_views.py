@@ -85,16 +85,13 @@ def escape_case(p: Pieces, rng: Random) -> Pieces:
 
 
 REWRITINGS: dict[str, Callable[[Pieces, Random], Pieces]] = {
-    f.__name__: f
-    for f in (host_case, trailing_dot, default_port, dot_segments, parameter_order, escapes, escape_case)
+    f.__name__: f for f in (host_case, trailing_dot, default_port, dot_segments, parameter_order, escapes, escape_case)
 }
 
 
 def _cased(raw: bytes, rng: Random) -> bytes:
     upper = rng.random(len(raw)) < 0.5
-    return bytes(
-        c - 32 if up and ord("a") <= c <= ord("z") else c for c, up in zip(raw, upper.tolist(), strict=True)
-    )
+    return bytes(c - 32 if up and ord("a") <= c <= ord("z") else c for c, up in zip(raw, upper.tolist(), strict=True))
 
 
 def _in_components(p: Pieces, change: Callable[[bytes], bytes]) -> Pieces:
@@ -162,6 +159,4 @@ def other_suffix(label: str, suffix: str, rng: Random) -> str:
     return f"{label}.{rng.choice([s for s in _SUFFIXES if s != suffix])}"
 
 
-LOOKALIKES: dict[str, Callable[[str, str, Random], str]] = {
-    f.__name__: f for f in (homoglyph, typo, other_suffix)
-}
+LOOKALIKES: dict[str, Callable[[str, str, Random], str]] = {f.__name__: f for f in (homoglyph, typo, other_suffix)}

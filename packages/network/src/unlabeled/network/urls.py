@@ -146,10 +146,11 @@ def as_bytes(url: str | bytes) -> bytes:
 def parse(url: str | bytes) -> URL:
     """The parts of a URL; never an error: what cannot be a URL has a `fault`, and the parts that are told all the same.
 
-    The scheme may be missing, and then the canonical form begins with two slashes (section 4.2). The canonical form lowers scheme and host, and never the path; drops a default or empty
-    port, an empty userinfo and the host's final dot; resolves dot segments; escapes what must be and nothing else, in
-    upper case (RFC 3986, section 6.2.2 and 6.2.3). Beyond the RFC it sorts the parameters of a query by their keys, those
-    of one key in their order. The fragment stays, as pages are told by it.
+    The scheme may be missing, and then the canonical form begins with two slashes (section 4.2). The canonical form lowers
+    scheme and host, and never the path; drops a default or empty port, an empty userinfo and the host's final dot; resolves
+    dot segments; escapes what must be and nothing else, in upper case (RFC 3986, section 6.2.2 and 6.2.3). Beyond the RFC
+    it sorts the parameters of a query by their keys, those of one key in their order. The fragment stays, as pages are told
+    by it.
     """
     raw = as_bytes(url)
     seen = raw[:LONGEST]
@@ -257,9 +258,7 @@ def _registered(host: str) -> tuple[str, str]:
     return _suffixes().privatesuffix(host) or "", _suffixes().publicsuffix(host) or ""
 
 
-def _host_spans(
-    found: re.Match[bytes], is_ip: bool, name: str, domain: str, suffix: str
-) -> list[tuple[str, int, int]]:
+def _host_spans(found: re.Match[bytes], is_ip: bool, name: str, domain: str, suffix: str) -> list[tuple[str, int, int]]:
     start, end = found.span(3)
     if is_ip:
         return [("ip", start, end)]

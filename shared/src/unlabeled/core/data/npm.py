@@ -43,7 +43,9 @@ def fetch_npm(package: str, version: str, filename: str, sha256: str, member: st
 def _download(package: str, version: str, filename: str, sha256: str, to: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        raise RequestError(f"{package} comes through npm, which is not installed here; install Node.js, which brings it")
+        raise RequestError(
+            f"{package} comes through npm, which is not installed here; install Node.js, which brings it"
+        )
     # in a folder of its own: a package.json or .npmrc beside the user's work is not asked
     with tempfile.TemporaryDirectory() as temp:
         command = [npm, "pack", f"{package}@{version}", "--pack-destination", temp, "--ignore-scripts", "--silent"]

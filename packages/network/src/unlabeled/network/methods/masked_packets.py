@@ -89,7 +89,7 @@ class MaskedPackets(MaskedTokens):
             lot, noise = (draw.uniform(f"{name}/{what}", *t.places) for what in ("lot", "ids"))
             masked[name] = chosen & (lot < o.masked)
             at_random = (chosen & (lot >= o.masked) & (lot < o.masked + o.random))[..., None]
-            other = alike(ids[name], t.valid & (weight > 0)[:, None], noise, sizes[0])
+            other = alike(ids[name], may & (weight > 0)[:, None], noise, sizes[0])
             if not o.copies:
                 said = repeated(ids[name], t, chosen)
                 mask = replace(mask, hide_valid=mask.hide_valid & ~said.gather(1, mask.hide))

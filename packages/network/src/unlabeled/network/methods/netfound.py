@@ -20,7 +20,7 @@ from unlabeled.core.methods.masked_tokens import Spoiled
 from unlabeled.core.nn.ids import whole_numbers
 from unlabeled.core.nn.transformer import xavier
 from unlabeled.core.tokens.tokens import Tokens
-from unlabeled.network.corruption import everybody, exchanged, numbers, own, present, ring, without
+from unlabeled.network.corruption import close, everybody, exchanged, numbers, own, present, ring, without
 from unlabeled.network.encoder import FlowEncoder
 from unlabeled.network.fields import BURST, TYPES, VOCABULARY, first
 from unlabeled.network.methods.masked_packets import MaskedPackets
@@ -124,7 +124,7 @@ class NetFound(MaskedPackets):
         doubtful = unsure(said[..., 0] > 0, there, hidden)
         at, field = numbers(t), field_of(t)
         gone = (self.counter[field] & blind) | (hidden.gather(1, at) & ~own(t)) | (doubtful.gather(1, at) & (field == GAP))
-        t = without(t, gone)
+        t = close(without(t, gone))
         of_hidden = hidden.gather(1, numbers(t)) & t.valid
         never = of_hidden | foreign.gather(1, numbers(t))
         spoiled = self._spoiled({self.input: t}, batch.weight, ctx.draw(batch, "mask"), never)

@@ -49,7 +49,7 @@ class URLBERT(MaskedTokens):
     `epsilon` in the direction that changes them most, found by power iteration (Miyato et al. 2018, algorithm 1).
 
     The ids are turned back into URLs, rewritten and cut into tokens on the host, as parsers of URLs are: on_batch waits
-    for the device, once, unless `contrast` is 0. Raises RequestError where the encoder reads anything but tokens of URLs.
+    for the device, unless `contrast` is 0. Raises RequestError where the encoder reads anything but tokens of URLs.
 
     Deviations: the variants of a URL are written, where the authors' are two dropout passes; they are cut from what the
     reader has kept; the perturbation is added to word vectors before they get positions, and its length is a share of
@@ -106,10 +106,10 @@ class URLBERT(MaskedTokens):
     def _rewritten(self, t: Tokens, ids: Tensor, weight: Tensor, draw: Draw) -> tuple[Tokens, Tensor]:
         """Two rewritings of every URL, and of one that looks like it; and which of these count."""
         keys = (draw.uniform("key", 2).double() * 2**24).long()
-        # the only wait: what follows is on the host
-        host, valid, keys = ids[..., 0].cpu().numpy(), t.valid.cpu().numpy(), keys.cpu().numpy()
+        # the wait: what follows is on the host
+        host, valid = ids[..., 0].cpu().numpy(), t.valid.cpu().numpy()
         urls = [self.tokens.decode(row[ok].tolist()) for row, ok in zip(host, valid, strict=True)]
-        lots = [(int(a) << 24) + int(b) for a, b in keys]
+        lots = [(a << 24) + b for a, b in keys.tolist()]
         whole = [bool(url) for url in urls]
         if self.options.lookalikes:
             others = [lookalike(url, lot) for url, lot in zip(urls, lots, strict=True)]
@@ -138,7 +138,8 @@ class URLBERT(MaskedTokens):
         terms = {"naming": (1.0, naming([logits], ids, weight[..., None]))}
         if batch.views is not None:
             z = self.encoder.encode({self.input: batch.views}, summary=True).pooled
-            terms["contrast"] = (o.contrast, nt_xent(*z.chunk(2), o.temperature, batch.counts))
+            one, two = z.chunk(2)
+            terms["contrast"] = (o.contrast, nt_xent(one, two, o.temperature, batch.counts))
         if o.adversarial:
 
             def changed(r: Tensor) -> Tensor:
