@@ -58,6 +58,15 @@ def test_round_trip(bundle: Path) -> None:
     load_bundle(bundle)
 
 
+def test_inputs_come_back_in_their_order(tmp_path: Path) -> None:
+    """An encoder puts its inputs after one another and gives each place a vector: sorted by name they would be exchanged."""
+    options = {"width": 24, "heads": 2, "depth": 1, "patch": [8]}
+    original = made("tokens", {"scan": spec(1), "map": spec(1)}, **options)
+    encoder = load_bundle(make_bundle(tmp_path / "bundle", original))
+    assert list(encoder.specs) == ["scan", "map"]
+    assert encoder.state_dict()["input_embedding"].equal(original.state_dict()["input_embedding"])
+
+
 def test_the_encoder_as_built_is_kept(tmp_path: Path) -> None:
     """All options, also those left at their defaults, and the scale of the positions that was in use."""
     options = {"width": 24, "heads": 2, "depth": 1, "patch": [8]}

@@ -35,7 +35,8 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], Any], mode: int =
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    """The order of keys is kept: that of an encoder's inputs is the order of its tokens."""
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def outside(data: Path, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from unlabeled.network.fields import CHANNELS
 from unlabeled.network.flows import Flows
 from unlabeled.network.options import ReaderOptions
 from unlabeled.network.shards import open_shard
+
+log = logging.getLogger(__name__)
 
 KEPT_BYTES = 1 << 30  # of flows of captures that are kept; a flow takes about 1 kB
 
@@ -55,6 +58,8 @@ class Reader:
                 *flags,
                 f"{len(flows) - len(wanted)} flows of less than {self.options.min_packets} packets left out",
             )
+        if not len(wanted):  # there is no record to hang the flags on
+            log.warning("%s: %s", self._name(path), "; ".join(["no flow in this capture", *flags]))
         for n, at in enumerate(wanted):
             yield self._flow(path, flows, int(at), () if n else flags)
 
