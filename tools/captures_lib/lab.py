@@ -149,7 +149,7 @@ def connect(c: Conditions, spaces: dict[str, str]) -> None:
         ip("-n", space, "link", "add", "eth", "type", "veth", "peer", "name", end, "netns", spaces["wire"])
         mac = ":".join(f"{b:02x}" for b in (2, *rng.randbytes(5)))
         ip("-n", space, "link", "set", "eth", "address", mac, "mtu", c.mtu)
-        within(space, "ethtool", "-K", "eth", *"tx off rx off tso off gso off gro off".split())
+        within(space, "ethtool", "-K", "eth", *(w for what in ("tx", "rx", "tso", "gso", "gro") for w in (what, "off")))
         settings = {
             "net.ipv4.ip_default_ttl": c.ttl[i],
             "net.ipv6.conf.eth.hop_limit": c.ttl[i],
@@ -178,7 +178,18 @@ def visit(c: Conditions, space: str, folder: Path, raw: Path, work: Path) -> Non
             return
         time.sleep(rng.expovariate(1 / c.pause))
         length = 128 if c.version == 6 else 32
-        ip(f"-{c.version}", "-n", space, "route", "replace", f"{c.server}/{length}", "dev", "eth", "src", rng.choice(c.clients))
+        ip(
+            f"-{c.version}",
+            "-n",
+            space,
+            "route",
+            "replace",
+            f"{c.server}/{length}",
+            "dev",
+            "eth",
+            "src",
+            rng.choice(c.clients),
+        )
         command = [sys.executable, HERE / "sessions.py", c.service, c.server, c.port, f"{c.seed}/{i}", folder]
         with (work / "logs" / f"{c.name}.client").open("ab") as log:
             child = start(space, *command, out=log)
@@ -223,4 +234,6 @@ def readme(conditions: list[Conditions], seed: int, date: datetime.date) -> str:
         f"| {1000 * c.jitter:.1f} | {100 * c.loss:g} | {c.rate / 1e6:.1f} | {len(c.clients)} | {c.sessions} | {c.watched} |"
         for c in sorted(conditions, key=lambda c: c.name)
     ]
-    return head.format(date=date, seed=seed, captures=len(conditions), services=len(services), made=made, rows="\n".join(rows))
+    return head.format(
+        date=date, seed=seed, captures=len(conditions), services=len(services), made=made, rows="\n".join(rows)
+    )

@@ -15,7 +15,8 @@ from typing import IO, Any
 from captures_lib import lab
 
 USER, UID = "visitor", 2000  # an invented user, known to the script's own mounts alone
-WORDS = "amber birch cedar delta ember flint grove haven inlet juniper kelp larch maple north ochre pine quartz reed".split()
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "haven", "inlet",
+         "juniper", "kelp", "larch", "maple", "north", "ochre", "pine", "quartz", "reed"]  # fmt: skip
 POSTGRES = Path("/usr/lib/postgresql")
 
 
@@ -126,7 +127,9 @@ def nginx(c: lab.Conditions, folder: Path, work: Path, rng: random.Random, tls: 
     root = site(folder, rng)
     kind = rng.choice(("rsa", "ec"))
     secure = f"ssl_certificate {work}/{kind}.pem; ssl_certificate_key {work}/{kind}.key;" if tls else ""
-    temp = "".join(f"{what}_temp_path {folder}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    temp = "".join(
+        f"{what}_temp_path {folder}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     path = write(
         folder / "nginx.conf",
         f"""daemon off; master_process off; user root; pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -153,7 +156,10 @@ def dns(c: lab.Conditions, folder: Path, work: Path, rng: random.Random) -> str:
             lines.append(f"address=/{word}.test/203.0.113.{k + 1}")
     for k in range(1 + rng.randrange(4)):
         lines.append(f"mx-host=example.org,mail{k}.example.org,{10 * k + 10}")
-    lines += [f"txt-record=example.org,{text(rng, size(rng, 20, 200))}", "srv-host=_imap._tcp.example.org,mail0.example.org,143"]
+    lines += [
+        f"txt-record=example.org,{text(rng, size(rng, 20, 200))}",
+        "srv-host=_imap._tcp.example.org,mail0.example.org,143",
+    ]
     return f"dnsmasq --conf-file={write(folder / 'dnsmasq.conf', chr(10).join(lines))}"
 
 
@@ -371,7 +377,9 @@ SERVICES = {
     "dns": Service("UDP", dns, (3, 6), "dnsmasq-base", "dnsmasq; dig and nslookup"),
     "ftp": Service("TCP", ftp, (3, 4), "vsftpd", "vsftpd, passive; ftplib and curl"),
     "http": Service("TCP", nginx, (5, 9), "nginx-light", "nginx; curl and http.client"),
-    "https": Service("TCP", https, (5, 9), "nginx-light", "nginx, TLS 1.2 and 1.3, HTTP/1.1 and 2; curl and http.client"),
+    "https": Service(
+        "TCP", https, (5, 9), "nginx-light", "nginx, TLS 1.2 and 1.3, HTTP/1.1 and 2; curl and http.client"
+    ),
     "imap": Service("TCP", imap, (4, 8), "dovecot-imapd", "Dovecot; imaplib and curl"),
     "mqtt": Service("TCP", mqtt, (6, 10), "mosquitto", "Mosquitto; mosquitto_pub and mosquitto_sub"),
     "ntp": Service("UDP", ntp, (3, 6), "chrony", "chronyd; chronyd"),
@@ -387,6 +395,8 @@ SERVICES = {
 def version(service: str) -> str:
     """The server and its clients, with the server's version as Debian counts it."""
     of = SERVICES[service]
-    found = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", of.package], check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Version}", of.package], check=True, capture_output=True, text=True
+    )
     server, _, clients = of.title.partition("; ")
     return f"{server} ({found.stdout}) | {clients}"

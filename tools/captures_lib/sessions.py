@@ -60,7 +60,15 @@ class Session:
     def http(self, tls: bool = False) -> None:
         rng = self.rng
         base = f"{'https' if tls else 'http'}://{NAME}:{self.port}"
-        curl: list[object] = ["curl", "-s", "-k", "--max-time", 20, "--resolve", f"{NAME}:{self.port}:{self.bracketed()}"]
+        curl: list[object] = [
+            "curl",
+            "-s",
+            "-k",
+            "--max-time",
+            20,
+            "--resolve",
+            f"{NAME}:{self.port}:{self.bracketed()}",
+        ]
         if tls:
             curl += rng.choice(([], ["--http1.1"], ["--tls-max", "1.2"], ["--http1.1", "--tls-max", "1.2"]))
         pages = [f"{base}/page{rng.randrange(8)}.html" for _ in range(rng.randint(1, 6))]
@@ -68,7 +76,9 @@ class Session:
         if kind == "reader":
             if tls:
                 context = ssl._create_unverified_context()
-                link: http.client.HTTPConnection = http.client.HTTPSConnection(self.host, self.port, timeout=20, context=context)
+                link: http.client.HTTPConnection = http.client.HTTPSConnection(
+                    self.host, self.port, timeout=20, context=context
+                )
             else:
                 link = http.client.HTTPConnection(self.host, self.port, timeout=20)
             for page in pages:
@@ -95,7 +105,9 @@ class Session:
     def dns(self) -> None:
         rng = self.rng
         for _ in range(rng.randint(1, 3)):
-            name = rng.choice((f"{rng.choice(WORDS)}.example.org", f"{rng.choice(WORDS)}.test", f"no{rng.randrange(999)}.test"))
+            name = rng.choice(
+                (f"{rng.choice(WORDS)}.example.org", f"{rng.choice(WORDS)}.test", f"no{rng.randrange(999)}.test")
+            )
             host = f"@{self.host}"
             asked = rng.choice(((name, "A"), (name, "AAAA"), (name, "A", name, "AAAA"), ("example.org", "MX"),
                                 ("example.org", "TXT"), ("_imap._tcp.example.org", "SRV")))  # fmt: skip
@@ -122,7 +134,9 @@ class Session:
                 mail["Subject"] = text(rng, 30)
                 mail.set_content(text(rng, size(rng, 50, 3000)) + "\n")
                 if rng.random() < 0.4:
-                    mail.add_attachment(rng.randbytes(size(rng, 500, 30_000)), "application", "octet-stream", filename="a.bin")
+                    mail.add_attachment(
+                        rng.randbytes(size(rng, 500, 30_000)), "application", "octet-stream", filename="a.bin"
+                    )
                 link.send_message(mail)
                 self.pause()
             if rng.random() < 0.3:
@@ -146,7 +160,9 @@ class Session:
             elif what == "search":
                 link.search(None, "TEXT", rng.choice(WORDS))
             elif what == "append":
-                link.append("INBOX", "", None, f"Subject: {text(rng, 9)}\r\n\r\n{text(rng, size(rng, 99, 8000))}\r\n".encode())  # type: ignore[arg-type]
+                link.append(
+                    "INBOX", "", None, f"Subject: {text(rng, 9)}\r\n\r\n{text(rng, size(rng, 99, 8000))}\r\n".encode()
+                )  # type: ignore[arg-type]
             elif what == "flag":
                 link.store("1", "+FLAGS", "\\Seen")
             else:
@@ -188,7 +204,9 @@ class Session:
         kind = rng.choice(("typing", "typing", "command", "up", "down", "sftp"))
         note = f"notes{rng.randrange(12)}.txt"
         if kind == "typing":
-            orders = rng.choices(("ls -l\n", f"cat {note}\n", f"wc {note}\n", "date\n", "echo done\n"), k=rng.randint(1, 4))
+            orders = rng.choices(
+                ("ls -l\n", f"cat {note}\n", f"wc {note}\n", "date\n", "echo done\n"), k=rng.randint(1, 4)
+            )
             keys = [*"".join(orders), *"exit\n"]
             command = ["ssh", "-tt", *given, "-p", self.port, f"{USER}@{self.host}"]
             self.typed(keys, *command, mean=rng.uniform(0.03, 0.2))
@@ -202,7 +220,9 @@ class Session:
         elif kind == "down":
             self.run("scp", "-q", *given, "-P", self.port, f"{there}:{note}", f"/srv/down{rng.getrandbits(40):010x}")
         else:
-            orders = [f"{o}\n" for o in rng.choices(("ls -l", "pwd", f"get {note} /dev/null", "cd ."), k=rng.randint(1, 4))]
+            orders = [
+                f"{o}\n" for o in rng.choices(("ls -l", "pwd", f"get {note} /dev/null", "cd ."), k=rng.randint(1, 4))
+            ]
             self.typed(orders, "sftp", "-q", "-b", "-", *given, "-P", self.port, there)
 
     def mqtt(self) -> None:
@@ -217,7 +237,9 @@ class Session:
             lines = [f'{{"t": {rng.uniform(10, 30):.2f}, "at": {i}}}\n' for i in range(rng.randint(2, 15))]
             self.typed(lines, "mosquitto_pub", *link, "-t", topic, "-l")
         elif kind == "once":
-            self.run("mosquitto_pub", *link, "-t", topic, "-m", text(rng, size(rng, 5, 300)), *rng.choice(((), ("-r",))))
+            self.run(
+                "mosquitto_pub", *link, "-t", topic, "-m", text(rng, size(rng, 5, 300)), *rng.choice(((), ("-r",)))
+            )
         else:
             self.run("mosquitto_pub", *link, "-t", topic, "-s", given=rng.randbytes(size(rng, 500, 20_000)))
 
@@ -235,7 +257,11 @@ class Session:
             self.run("redis-cli", *link, "get", rng.choice(WORDS))
         elif kind == "single":
             for _ in range(rng.randint(1, 4)):
-                self.run("redis-cli", *link, *rng.choice((("incr", "n"), ("get", "kelp"), ("lrange", "l", 0, -1), ("dbsize",))))
+                self.run(
+                    "redis-cli",
+                    *link,
+                    *rng.choice((("incr", "n"), ("get", "kelp"), ("lrange", "l", 0, -1), ("dbsize",))),
+                )
                 self.pause()
         elif kind == "listen":
             self.typed(["PING\n"] * rng.randint(1, 4), "redis-cli", *link, mean=1.0)
@@ -294,7 +320,18 @@ class Session:
 
     def syslog(self) -> None:
         rng = self.rng
-        link = ["logger", "-d", "-n", self.host, "-P", self.port, "-t", rng.choice(WORDS), "-p", f"local{rng.randrange(8)}.info"]
+        link = [
+            "logger",
+            "-d",
+            "-n",
+            self.host,
+            "-P",
+            self.port,
+            "-t",
+            rng.choice(WORDS),
+            "-p",
+            f"local{rng.randrange(8)}.info",
+        ]
         link += rng.choice(([], ["--rfc3164"], ["--rfc5424=notq"]))
         if rng.random() < 0.3:
             self.run(*link, "--", text(rng, size(rng, 20, 900)))

@@ -191,7 +191,7 @@ def test_depth_is_bounded_and_what_lies_deeper_is_cut() -> None:
 
 @pytest.mark.parametrize("link", [0, 9, 12, 101, 108, 113, 276])
 def test_other_links_become_ethernet(link: int) -> None:
-    given = {kind: frames for kind, frames in make.others().values()}[link]
+    given = dict(make.others().values())[link]
     made = [scrub(f, link) for f in given if not _dropped(f, link)]
     assert len(made) >= 2
     for bare in made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,8 +48,15 @@ def compare(p: Packets, found: Flows, options: ReaderOptions = OPTIONS, block: i
     assert [ENDS[e] for e in found.ended] == [f.ended for f in expected]
     for i, flow in enumerate(expected):
         assert (found.start[i], found.end[i]) == (flow.start, flow.last)
-        assert (*found.src[i].tolist(), found.sport[i]) == flow.client and (*found.dst[i].tolist(), found.dport[i]) == flow.server  # fmt: skip
-        assert (found.vlan[i], found.protocol[i], found.version[i]) == (flow.key[2], flow.key[4], p.version[flow.rows[0]])
+        assert (*found.src[i].tolist(), found.sport[i]) == flow.client and (
+            *found.dst[i].tolist(),
+            found.dport[i],
+        ) == flow.server
+        assert (found.vlan[i], found.protocol[i], found.version[i]) == (
+            flow.key[2],
+            flow.key[4],
+            p.version[flow.rows[0]],
+        )
         wanted = flow_reference.statistics(p, flow, options)
         assert found.packets[i].tolist() == [wanted["packets 0"], wanted["packets 1"]]
         assert found.bytes[i].tolist() == [wanted["bytes 0"], wanted["bytes 1"]]
@@ -62,7 +70,9 @@ def compare(p: Packets, found: Flows, options: ReaderOptions = OPTIONS, block: i
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("more", [{}, {"payload": True, "tcp_options": True, "bursts": 3, "packets": 2, "active": 30.0}])
+@pytest.mark.parametrize(
+    "more", [{}, {"payload": True, "tcp_options": True, "bursts": 3, "packets": 2, "active": 30.0}]
+)
 def test_equals_a_plain_dictionary(seed: int, more: dict[str, Any]) -> None:
     options = ReaderOptions(**more)
     p = lot(1500, seed, gap=(5e6, 1e8, 2e9)[seed % 3])
@@ -82,7 +92,7 @@ def test_parts_and_files_may_be_cut_anywhere(block: int) -> None:
     draw = np.random.default_rng(0)
     for cuts in (range(1, 700), [0, 0, 350], *(sorted(draw.choice(700, 4, replace=False)) for _ in range(3))):
         edges = [0, *cuts, 700]
-        same(assembled([p.take(slice(a, b)) for a, b in zip(edges[:-1], edges[1:], strict=True)], block=block), whole)
+        same(assembled([p.take(slice(a, b)) for a, b in itertools.pairwise(edges)], block=block), whole)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -149,7 +159,11 @@ def test_active_to_the_nanosecond(off: int, flows: int) -> None:
 
 @pytest.mark.parametrize(("off", "flows"), [(-1, 1), (0, 1), (1, 2)])
 def test_late_packets_belong_to_the_closed_flow_for_two_seconds(off: int, flows: int) -> None:
-    rows = [{**A, "time": 0, "tcp_flags": SYN}, {**A, "time": 5, "tcp_flags": FIN | ACK}, {**B, "time": 9, "tcp_flags": FIN | ACK}]
+    rows = [
+        {**A, "time": 0, "tcp_flags": SYN},
+        {**A, "time": 5, "tcp_flags": FIN | ACK},
+        {**B, "time": 9, "tcp_flags": FIN | ACK},
+    ]
     found = timed(*rows, {**A, "time": 9 + 2 * S + off})
     assert found.packets.sum(1).tolist() == ([4] if flows == 1 else [3, 1])
     assert found.ended[0] == ENDS.index("closed")
@@ -224,8 +238,20 @@ def test_shortcuts_are_of_the_first_packets() -> None:
     p.payload[1, :2], p.payload[2, :3] = (71, 69), (1, 2, 3)
     for block in (1, 100):
         said = dict(zip(SHORTCUTS, assembled([p], block=block).shortcuts[0].tolist(), strict=True))
-        assert [said[n] for n in ("port least", "port most", "port of the client", "port of the server")] == [80, 1000, 1000, 80]
-        assert [said[n] for n in ("ttl 0", "ttl 1", "window 0", "window 1", "seq", "identifier")] == [64, 57, 10, 20, 99, 7]
+        assert [said[n] for n in ("port least", "port most", "port of the client", "port of the server")] == [
+            80,
+            1000,
+            1000,
+            80,
+        ]
+        assert [said[n] for n in ("ttl 0", "ttl 1", "window 0", "window 1", "seq", "identifier")] == [
+            64,
+            57,
+            10,
+            20,
+            99,
+            7,
+        ]
         assert [said[f"address {e} byte {i}"] for e in (0, 1) for i in range(4)] == [1, 2, 3, 4, 5, 6, 7, 8]
         assert [said[f"byte {i}"] for i in range(4)] == [71, 69, -1, -1]
 
@@ -235,7 +261,10 @@ def test_flows_of_few_packets_are_left_out_and_counted() -> None:
     whole, assembler = assembled([p]), Assembler(ReaderOptions(min_packets=3))
     found = by_number(Flows.joined([assembler.add(p), assembler.finish()]))
     few = whole.packets.sum(1) < 3
-    assert np.array_equal(found.number, whole.number[~few]) and 0 < few.sum() == assembler.counts["flows of too few packets"]
+    assert (
+        np.array_equal(found.number, whole.number[~few])
+        and 0 < few.sum() == assembler.counts["flows of too few packets"]
+    )
     assert np.array_equal(found.tokens, whole.take(np.flatnonzero(~few)).tokens)
 
 

@@ -8,7 +8,7 @@
 | captured length beyond all limits                    | here               |
 | cut by the snap length                               | here               |
 | clock backwards, 1970, 2106                          | here               |
-| IP length 0 or too large, IHL, data offset, UDP      | here, test_capture.py field by field |
+| IP length 0 or too large, IHL, data offset, UDP      | here, test_decode.py field by field  |
 | fragments without their first                        | here               |
 | ARP, LLDP, 802.11, unknown ethertype                 | here               |
 | unknown next header, ESP                             | here               |

@@ -205,16 +205,16 @@ def test_masks_leave_tokens_out_before_they_are_computed() -> None:
     mask = random_mask(t.valid, 0.5, torch.rand(t.valid.shape))
     kept = torch.zeros_like(t.valid).scatter(1, mask.keep, mask.keep_valid)
     masked = Tokens.of(t.patches, t.elements & kept[..., None], t.coords)
-    torch.testing.assert_close(
-        enc({"x": x}, {"x": mask}).pooled, enc.encode({"x": masked}).pooled, rtol=0, atol=1e-10
-    )
+    torch.testing.assert_close(enc({"x": x}, {"x": mask}).pooled, enc.encode({"x": masked}).pooled, rtol=0, atol=1e-10)
 
 
 def test_the_domain_builds_it_and_bundles_can_again() -> None:
     made = make_encoder("flow", {"width": 24, "depth": 1, "heads": 2}, domain, {"x": SPEC}, seed=0)
     assert isinstance(made, FlowEncoder) and made.vocabulary == {"x": VOCABULARY}
     assert made.named is not None
-    again = make_encoder(made.named["name"], {k: v for k, v in made.named.items() if k != "name"}, domain, made.specs, 0)
+    again = make_encoder(
+        made.named["name"], {k: v for k, v in made.named.items() if k != "name"}, domain, made.specs, 0
+    )
     x = {"x": packed(flows(), torch.float32)}
     assert torch.equal(made(x).pooled, again(x).pooled)
     assert load(domain.encoders["flow"]) is FlowEncoder
@@ -238,9 +238,11 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], says: str)
 
 def test_other_inputs_are_refused_and_so_is_what_is_inside() -> None:
     url = InputSpec(layout="packed", channels=("id", "part"), units=("id", "id"), axes=("token",), unit="token")
-    with pytest.raises(RequestError, match="flow reads one packed input at burst, packet and place, and 'x' is packed at token"):
+    with pytest.raises(
+        RequestError, match="flow reads one packed input at burst, packet and place, and 'x' is packed at token"
+    ):
         FlowEncoder({"x": url}, FlowEncoder.Options())
-    with pytest.raises(RequestError, match="of 2; set encoder.name: tokens"):
+    with pytest.raises(RequestError, match=r"of 2; set encoder\.name: tokens"):
         FlowEncoder({"x": SPEC, "y": SPEC}, FlowEncoder.Options())
     enc = encoder()
     with pytest.raises(RequestError, match="does not tell what happens inside"):

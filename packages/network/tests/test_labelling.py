@@ -1,5 +1,4 @@
 import csv
-import os
 from pathlib import Path
 
 import pytest
@@ -172,7 +171,7 @@ def test_most_flows_of_ndpi_captures_find_their_label(tmp_path: Path) -> None:
     names = sorted({line.capture for line in lines})[:40]
     (tmp_path / "in").mkdir()
     for name in names:
-        os.symlink(NDPI / name, tmp_path / "in" / name)
+        (tmp_path / "in" / name).symlink_to(NDPI / name)
     found = write(tmp_path / "in", NDPI / "labels.tsv", tmp_path / "labels.csv", {}, {}, partial=True)
     mine = sum(line.capture in names for line in lines)
     lost = [int(text.split()[0]) for text in found["left_out"] if "fit no flow" in text]

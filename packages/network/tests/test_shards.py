@@ -55,7 +55,11 @@ def folder(tmp_path: Path) -> Path:
     """Two captures, one of them in a folder of its own."""
     (tmp_path / "in" / "a").mkdir(parents=True)
     captures.write_pcap(tmp_path / "in" / "a" / "one.pcap", captures.everything())
-    frames = [f for i in range(40) for f in captures.session(client="203.0.113.77", server="198.51.100.201", sport=40000 + i, dport=4433)]  # fmt: skip
+    frames = [
+        f
+        for i in range(40)
+        for f in captures.session(client="203.0.113.77", server="198.51.100.201", sport=40000 + i, dport=4433)
+    ]
     captures.write_pcapng(tmp_path / "in" / "two.pcapng", captures.merged(frames))
     return tmp_path / "in"
 
@@ -70,7 +74,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert len(shards.open_shard(tmp_path / "none")) == 0
 
 
-def test_the_verb_writes_what_the_captures_hold(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_writes_what_the_captures_hold(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     to = tmp_path / "out"
     assert call(folder, "payload=true", "-o", to, "--json") == 0
     said = json.loads(capsys.readouterr().out)
@@ -81,7 +87,10 @@ def test_the_verb_writes_what_the_captures_hold(folder: Path, tmp_path: Path, ca
         total += len(expected)
     assert said["counts"]["flows"] == total and said["captures"] == said["written"] == 2
     # and the reader finds the same samples under the same keys
-    direct, stored = ({s.key: s for f in r.files(at) for s in r.read(f)} for r, at in ((Reader(options), folder), (Reader(options), to)))  # fmt: skip
+    direct, stored = (
+        {s.key: s for f in r.files(at) for s in r.read(f)}
+        for r, at in ((Reader(options), folder), (Reader(options), to))
+    )
     assert direct.keys() == stored.keys() and len(direct) == total
     assert all(np.array_equal(direct[k].inputs["x"].data, stored[k].inputs["x"].data) for k in direct)
     assert {k: s.group for k, s in direct.items()} == {k: s.group for k, s in stored.items()}
@@ -103,7 +112,9 @@ def test_what_is_there_is_not_made_again(folder: Path, tmp_path: Path, capsys: p
     assert call(folder, "gap=0.5", "-o", to) == 2  # other options do not mix
 
 
-def test_a_cut_leaves_whole_captures_and_is_taken_up(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_leaves_whole_captures_and_is_taken_up(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     to, whole = tmp_path / "out", tmp_path / "whole"
     assert call(folder, "-o", whole) == 0
     with monkeypatch.context() as patch:
@@ -130,7 +141,10 @@ def test_large_captures_become_several_shards(folder: Path, tmp_path: Path, monk
     assert names[:2] == ["two" + SHARD, "two.part2" + SHARD] and len(names) > 2
     assert all((to / name).stat().st_size < limit + 10_000 for name in names)  # Arrow's own head is some kB
     assert {stem(name) for name in names} == {"two"}  # so that keys and groups are those of the capture
-    alike(Flows.joined([shards.open_shard(to / name) for name in names]), flows_of(folder / "two.pcapng", ReaderOptions())[0])
+    alike(
+        Flows.joined([shards.open_shard(to / name) for name in names]),
+        flows_of(folder / "two.pcapng", ReaderOptions())[0],
+    )
 
 
 def test_no_address_in_any_byte(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,10 +158,14 @@ def test_no_address_in_any_byte(folder: Path, tmp_path: Path, capsys: pytest.Cap
         texts = [".".join(map(str, address)).encode(), bytes(address[::-1])]
         assert (folder / "two.pcapng").read_bytes().count(wide[0]) > 100
         assert not any(form in raw for form in (*wide, *texts))
-    assert not any(np.array([p, 4433], kind).tobytes() in raw for p in range(40000, 40040) for kind in ("<u2", ">u2", "<f4"))
+    assert not any(
+        np.array([p, 4433], kind).tobytes() in raw for p in range(40000, 40040) for kind in ("<u2", ">u2", "<f4")
+    )
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "no whole Arrow file"), (b"ARROW1\0\0 and no end", "no whole Arrow file")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "no whole Arrow file"), (b"ARROW1\0\0 and no end", "no whole Arrow file")]
+)
 def test_what_is_no_shard(content: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / ("x" + SHARD)
     path.write_bytes(content)
@@ -192,12 +210,13 @@ def test_wrong_requests(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 MEASURE = """
 import sys, numpy as np
 from pathlib import Path
-from unlabeled.network import assemble, shards
+from unlabeled.network import assemble, shards, tokenise
 from unlabeled.network.options import ReaderOptions
 sys.path.insert(0, sys.argv[2])
 from flow_reference import lot
 def held(name):
     return int(next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(name)).split()[1]) / 1024
+tokenise.FAST_FROM = 1 << 60  # numba itself takes 130 MB
 block = lot(20_000, 0, hosts=60, ports=40, gap=1e5)
 assembler = assemble.Assembler(ReaderOptions(max_flows=5000), 20_000)
 def step(i):

@@ -98,11 +98,27 @@ def test_payload_and_headers_that_are_not_there_are_invalid() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("more", [{}, {"payload": True}, {"tcp_options": True, "bursts": 255, "packets": 255, "gap": 1.0}])
+@pytest.mark.parametrize(
+    "more", [{}, {"payload": True}, {"tcp_options": True, "bursts": 255, "packets": 255, "gap": 1.0}]
+)
 def test_equals_a_plain_tokenizer(seed: int, more: dict[str, Any]) -> None:
     options = ReaderOptions(**more)
     p = lot(800, seed + 50, hosts=2, ports=2, gap=3e6)
     compare(p, assembled([p], options), options)
+
+
+@pytest.mark.parametrize("more", [{}, {"payload": True, "tcp_options": True}])
+def test_compiled_tokens_are_the_same_bytes(more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    from unlabeled.network import tokenise, tokenise_fast
+
+    p, options = lot(3000, 77, gap=1e7), ReaderOptions(**more)
+    monkeypatch.setattr(tokenise, "compiled", lambda packets: None)
+    plain = assembled([p], options)
+    monkeypatch.setattr(tokenise, "compiled", lambda packets: tokenise_fast)
+    fast = assembled([p], options)
+    for name in ("tokens", "valid", "offsets"):
+        assert np.array_equal(getattr(plain, name), getattr(fast, name)), name
 
 
 def mapped(p: Packets, seed: int) -> Packets:
@@ -119,7 +135,11 @@ def test_addresses_ports_and_the_hour_change_no_token(seed: int) -> None:
     options = ReaderOptions(payload=True)
     p = lot(1500, seed, gap=1e7)
     found = assembled([p], options)
-    for other in (mapped(p, seed), replace(p, time=p.time + 123_456_789_012_345), replace(p, identifier=p.identifier + 9)):
+    for other in (
+        mapped(p, seed),
+        replace(p, time=p.time + 123_456_789_012_345),
+        replace(p, identifier=p.identifier + 9),
+    ):
         again = assembled([other], options)
         for name in ("number", "tokens", "valid", "offsets", "statistics", "ended"):
             assert np.array_equal(getattr(found, name), getattr(again, name)), name

@@ -12,7 +12,8 @@ from unlabeled.core.contracts.recipe import Data
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.downstream.write import Predictions, Record
 from unlabeled.network.crypto_pan import CryptoPAn
-from unlabeled.network.table_formats import columns_of
+from unlabeled.network.options import ReaderOptions
+from unlabeled.network.tables import read
 from unlabeled.network.write import flows, zeek
 
 from .data import captures as make
@@ -82,9 +83,9 @@ def test_a_log_as_zeek_writes_it(predictions: Predictions, tmp_path: Path, monke
     }
     assert lines[7].split("\t")[16] == "names\\x091"  # a tab would end the field
     # our own reader of such logs finds the same numbers
-    columns = columns_of(iter([line + "\n" for line in lines]), "conn.log")
-    assert columns.protocol.tolist() == [17, 6]
-    assert columns.start.tolist() == [make.START + make.MS, make.START]
+    found = list(read(tmp_path / "conn.log", "conn.log", ReaderOptions()))
+    assert [int(sample.inputs["kind"].data[0, 1]) for sample in found] == [17, 6]
+    assert [sample.meta["start"] for sample in found] == [make.START + make.MS, make.START]
 
 
 @pytest.mark.parametrize(("writer", "name"), [(flows, "flows.parquet"), (zeek, "conn.log")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +57,9 @@ def lot(n: int, seed: int, hosts: int = 5, ports: int = 3, gap: float = 5e6, bac
     p.tunnel[:] = draw.choice([0, 0, 0, 1], n)
     p.header[:], p.tos[:], p.length[:] = np.where(six, 40, 20), draw.integers(0, 256, n), draw.integers(40, 1500, n)
     p.bits[:], p.ttl[:] = draw.choice([0, 2], n), draw.integers(1, 256, n)
-    p.tcp_flags[:] = np.where(tcp, draw.choice([16, 24, 2, 18, 17, 4, 20], n, p=[0.6, 0.2, 0.05, 0.05, 0.06, 0.02, 0.02]), 0)
+    p.tcp_flags[:] = np.where(
+        tcp, draw.choice([16, 24, 2, 18, 17, 4, 20], n, p=[0.6, 0.2, 0.05, 0.05, 0.06, 0.02, 0.02]), 0
+    )
     for name in ("window", "urgent"):
         getattr(p, name)[:] = np.where(tcp, draw.integers(0, 65536, n), 0)
     p.seq[:], p.ack[:] = (np.where(tcp, draw.integers(0, 2**32, n), 0) for _ in range(2))
@@ -73,7 +76,19 @@ def lot(n: int, seed: int, hosts: int = 5, ports: int = 3, gap: float = 5e6, bac
     p.bits[begins] |= 1
     later = ~begins & (draw.random(n) < 0.05)
     p.flags[later], p.fragment[later] = 8, 64
-    for name in ("sport", "dport", "tcp_flags", "window", "seq", "ack", "urgent", "offset", "udp_length", "held", "options_length"):
+    for name in (
+        "sport",
+        "dport",
+        "tcp_flags",
+        "window",
+        "seq",
+        "ack",
+        "urgent",
+        "offset",
+        "udp_length",
+        "held",
+        "options_length",
+    ):
         getattr(p, name)[later] = 0
     p.payload[later] = p.options[later] = 0
     return p
@@ -97,8 +112,18 @@ class Flow:
 
 def flows(p: Packets, o: ReaderOptions, block: int | None = None) -> list[Flow]:
     """The flows of packets, by number. block: silent flows leave, and too many are evicted, each so many packets."""
-    rows = list(zip(*(getattr(p, n).tolist() for n in ("time", "src", "dst", "sport", "dport", "protocol")), strict=True))
-    rest = list(zip(*(getattr(p, n).tolist() for n in ("vlan", "tunnel", "tcp_flags", "flags", "identifier", "fragment", "bits")), strict=True))  # fmt: skip
+    rows = list(
+        zip(*(getattr(p, n).tolist() for n in ("time", "src", "dst", "sport", "dport", "protocol")), strict=True)
+    )
+    rest = list(
+        zip(
+            *(
+                getattr(p, n).tolist()
+                for n in ("vlan", "tunnel", "tcp_flags", "flags", "identifier", "fragment", "bits")
+            ),
+            strict=True,
+        )
+    )
     table: dict[Any, Flow] = {}
     leads: dict[Any, tuple[int, int, int]] = {}
     done: list[Flow] = []
@@ -209,18 +234,50 @@ def tokens(p: Packets, flow: Flow, o: ReaderOptions) -> list[tuple[int, int, int
             put(name, value, b, 0, place)
         for k, i in enumerate(kept, start=1):
             row = flow.rows[i]
-            q = {n: int(getattr(p, n)[row]) for n in ("header", "tos", "length", "bits", "ttl", "tcp_flags", "window", "seq", "ack", "urgent", "udp_length", "icmp_type", "icmp_code", "held", "options_length")}  # fmt: skip
-            lot = [("header length", q["header"], 0, True), ("service", q["tos"], 0, True), ("length", q["length"], 0, True), ("flags", q["bits"], 0, True), ("ttl", q["ttl"], 0, True)]  # fmt: skip
+            q = {
+                n: int(getattr(p, n)[row])
+                for n in (
+                    "header",
+                    "tos",
+                    "length",
+                    "bits",
+                    "ttl",
+                    "tcp_flags",
+                    "window",
+                    "seq",
+                    "ack",
+                    "urgent",
+                    "udp_length",
+                    "icmp_type",
+                    "icmp_code",
+                    "held",
+                    "options_length",
+                )
+            }
+            lot = [
+                ("header length", q["header"], 0, True),
+                ("service", q["tos"], 0, True),
+                ("length", q["length"], 0, True),
+                ("flags", q["bits"], 0, True),
+                ("ttl", q["ttl"], 0, True),
+            ]
             protocol = 0 if p.flags[row] & 8 else int(p.protocol[row])
             if protocol == 6:
                 seq = (q["seq"] - base[flow.back[i]]) % 2**32
                 ack = (q["ack"] - base[not flow.back[i]]) % 2**32 if q["tcp_flags"] & ACK else 0
                 lot += [("tcp flags", q["tcp_flags"], 0, True), ("window", q["window"], 0, True)]
-                lot += [(n, v >> s & 0xFFFF, part, True) for n, v in (("seq", seq), ("ack", ack)) for part, s in enumerate((16, 0))]  # fmt: skip
+                lot += [
+                    (n, v >> s & 0xFFFF, part, True)
+                    for n, v in (("seq", seq), ("ack", ack))
+                    for part, s in enumerate((16, 0))
+                ]
                 lot += [("urgent", q["urgent"], 0, True)]
                 if o.tcp_options:
                     raw = bytes(p.options[row])
-                    lot += [("tcp options", raw[2 * j] << 8 | raw[2 * j + 1], j, 2 * j < q["options_length"]) for j in range(20)]  # fmt: skip
+                    lot += [
+                        ("tcp options", raw[2 * j] << 8 | raw[2 * j + 1], j, 2 * j < q["options_length"])
+                        for j in range(20)
+                    ]
             elif protocol == 17:
                 lot += [("udp length", q["udp_length"], 0, True)]
             elif protocol in (1, 58):
@@ -229,7 +286,9 @@ def tokens(p: Packets, flow: Flow, o: ReaderOptions) -> list[tuple[int, int, int
                 raw = bytes(p.payload[row])
                 lot += [("payload", raw[2 * j] << 8 | raw[2 * j + 1], j, 2 * j < q["held"]) for j in range(6)]
             # a header of which nothing was captured
-            lost = bool(p.flags[row] & 3) and (protocol == 6 and not p.offset[row] or protocol == 17 and not q["udp_length"])
+            lost = bool(p.flags[row] & 3) and (
+                (protocol == 6 and not p.offset[row]) or (protocol == 17 and not q["udp_length"])
+            )
             for place, (name, value, part, valid) in enumerate(lot):
                 put(name, value, b, k, place, part, valid and not (lost and place >= 5))
     return found
@@ -244,7 +303,7 @@ def statistics(p: Packets, flow: Flow, o: ReaderOptions) -> dict[str, float]:
     for way in (0, 1):
         mine = [i for i, b in enumerate(flow.back) if b == way]
         length = [int(p.length[flow.rows[i]]) for i in mine]
-        gap = [(flow.times[j] - flow.times[i]) / 1e9 for i, j in zip(mine, mine[1:], strict=False)]
+        gap = [(flow.times[j] - flow.times[i]) / 1e9 for i, j in itertools.pairwise(mine)]
         sizes[way] = sum(length)
         found[f"packets {way}"], found[f"bytes {way}"] = len(mine), sum(length)
         found[f"payload {way}"] = sum(int(p.payload_length[flow.rows[i]]) for i in mine)

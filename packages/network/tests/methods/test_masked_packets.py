@@ -41,9 +41,7 @@ def given(**options: Any) -> tuple[Any, Any]:
 
 def many(rows: int = 64, bursts: int = 12) -> Batch:
     kinds = ("tcp", "udp", "icmp")
-    return batched(
-        packed([flow(conversation(np.random.default_rng(i), bursts), kinds[i % 3]) for i in range(rows)])
-    )
+    return batched(packed([flow(conversation(np.random.default_rng(i), bursts), kinds[i % 3]) for i in range(rows)]))
 
 
 def near(count: float, n: float, p: float) -> bool:
@@ -115,10 +113,7 @@ def test_shares_of_flows() -> None:
         t, chosen = spoiled.tokens["x"], chosen_of(spoiled)
         for row in range(8):
             whole = [
-                sum(
-                    0 < float(chosen[row][t.valid[row] & (unit == u)].double().mean()) < 1 for u in unit.unique()
-                )
-                <= 1
+                sum(0 < float(chosen[row][t.valid[row] & (unit == u)].double().mean()) < 1 for u in unit.unique()) <= 1
                 for unit in (units(t.coords, 1)[row], units(t.coords, 2)[row])
             ]
             counts[1 if whole[0] else 2 if whole[1] else 0] += 1
@@ -181,9 +176,7 @@ def test_what_the_packet_before_shows_is_not_named() -> None:
     # where the packet before is chosen itself, it shows nothing: only the third packet's is left
     assert torch.equal(repeated(ids, t, (packet == 1)[None] & t.valid)[0], expected & (packet == 3))
     # a method that leaves them out chooses as many, and names fewer
-    every, fewer = (
-        TestMaskedPackets.method(copies=copies).double().on_batch(many(), CTX) for copies in (True, False)
-    )
+    every, fewer = (TestMaskedPackets.method(copies=copies).double().on_batch(many(), CTX) for copies in (True, False))
     assert torch.equal(every.masked["x"], fewer.masked["x"])
     assert 0.3 < fewer.masks["x"].hide_valid.sum() / every.masks["x"].hide_valid.sum() < 0.95
 
@@ -215,7 +208,9 @@ def test_positions_of_the_flat_encoder(positions: str) -> None:
     options = {"grid": (12, 4, 12)} if positions == "learned" else {}
     o = TokenEncoder.Options(width=16, depth=1, heads=2, vocabulary=VOCABULARY, positions=positions, **options)  # type: ignore[arg-type]
     m = MaskedPackets(TokenEncoder({"x": SPEC}, o), {"x": SPEC}, MaskedPackets.Options())
-    out = m.step(m.on_batch(batched(packed([flow(conversation(np.random.default_rng(0), 4))], torch.float32)), CTX), CTX)
+    out = m.step(
+        m.on_batch(batched(packed([flow(conversation(np.random.default_rng(0), 4))], torch.float32)), CTX), CTX
+    )
     assert out["loss"].item() == pytest.approx(11.09, abs=0.2)
 
 

@@ -66,7 +66,14 @@ def test_what_follows_from_other_fields_is_neither_replaced_nor_judged() -> None
     tokens, wrong = m._replaced(dealt, m._named(dealt)[1])
     t, field = tokens["x"], dealt.ids["x"][..., 0]
     derived = DERIVED[field] & t.valid
-    assert {TYPES[int(f)][0] for f in field[derived].unique()} == {"bytes", "packets", "length", "seq", "ack", "udp length"}
+    assert {TYPES[int(f)][0] for f in field[derived].unique()} == {
+        "bytes",
+        "packets",
+        "length",
+        "seq",
+        "ack",
+        "udp length",
+    }
     assert torch.equal(t.patches[derived], before.patches[derived]) and not wrong["x"][derived].any()
     assert not t.elements[derived].any()
     # the field is never replaced or judged, every byte of the others is judged, and the replaced ones are among them
@@ -114,7 +121,9 @@ def test_a_generator_of_known_chances_replaces_one_minus_the_chance_of_the_truth
     # one that is right copies: nothing is replaced
     right = tuple(100.0 * nn.functional.one_hot(true[..., c], k).double() for c, k in enumerate(VOCABULARY))
     tokens, wrong = m._replaced(dealt, {"x": right})
-    assert not wrong["x"].any() and torch.equal(tokens["x"].patches.long()[judged_of(dealt)], dealt.ids["x"][judged_of(dealt)])
+    assert not wrong["x"].any() and torch.equal(
+        tokens["x"].patches.long()[judged_of(dealt)], dealt.ids["x"][judged_of(dealt)]
+    )
 
 
 def test_the_generator_learns_nothing_from_the_judgements() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import struct
 from collections import Counter
@@ -84,14 +83,14 @@ class Anonymiser:
 
 def checksum(header: bytes | bytearray) -> bytes:
     """The complement of the ones' complement sum of 16-bit words (RFC 1071)."""
-    total = sum(struct.unpack(f">{len(header) // 2}H", header[: len(header) & ~1]))
+    total: int = sum(struct.unpack(f">{len(header) // 2}H", header[: len(header) & ~1]))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return (~total & 0xFFFF).to_bytes(2, "big")
 
 
 def _drawn(key: bytes, name: str) -> bytes:
-    return hmac.new(key, f"unlabeled network {name}".encode(), hashlib.sha256).digest()
+    return hmac.digest(key, f"unlabeled network {name}".encode(), "sha256")
 
 
 def _number(drawn: bytes) -> int:

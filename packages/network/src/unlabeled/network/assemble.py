@@ -12,7 +12,7 @@ no gap is negative; such packets are counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from unlabeled.network import capture, statistics
 from unlabeled.network.bursts import Before, bursts, ways
 from unlabeled.network.cuts import ACK, LATE, NEVER, SYN, Begun, cut, over
-from unlabeled.network.flows import ENDS, Flows
 from unlabeled.network.flow_keys import WORDS, Fragments, keys, mixed
+from unlabeled.network.flows import ENDS, Flows
 from unlabeled.network.options import ReaderOptions
 from unlabeled.network.packets import BAD_HEADER, BAD_LENGTH, EXTENDED, FRAGMENT, TCP, TRUNCATED, TUNNELLED, Packets
 from unlabeled.network.tokenise import Layout, keep, tokenise
@@ -30,6 +30,7 @@ from unlabeled.network.tokenise import Layout, keep, tokenise
 # Packets that are looked at together, counted from the first one of the capture, so that flows do not depend on how the
 # capture came in parts. Silent flows leave, and too many are evicted, at the end of each block.
 BLOCK = 1 << 17
+PIECE = 1 << 15  # flows that are made of what is left at the end, at a time
 PLAIN = ("frames", "packets", "flows", *(end for end in ENDS if end != "evicted"))  # counts of what is not odd
 _FLAGS = {
     TRUNCATED: "packets not captured whole",
@@ -41,10 +42,26 @@ _FLAGS = {
 }
 
 _STATE = np.dtype(
-    [("hash", "u8"), ("words", "u8", (WORDS,)), ("number", "i8"), ("flip", "?"), ("version", "u1"), ("ended", "u1")]
-    + [("start", "i8"), ("last", "i8"), ("closed", "i8"), ("fin", "?", (2,)), ("based", "?", (2,)), ("base", "u4", (2,))]
-    + [("bursts", "i8"), ("seen", "i8", (2,)), ("burst", "i8", (2,)), ("place", "i8", (2,)), *statistics.CARRIED]
-)  # fmt: skip
+    [
+        *(
+            ("hash", "u8"),
+            ("words", "u8", (WORDS,)),
+            ("number", "i8"),
+            ("flip", "?"),
+            ("version", "u1"),
+            ("ended", "u1"),
+        ),
+        *(
+            ("start", "i8"),
+            ("last", "i8"),
+            ("closed", "i8"),
+            ("fin", "?", (2,)),
+            ("based", "?", (2,)),
+            ("base", "u4", (2,)),
+        ),
+        *(("bursts", "i8"), ("seen", "i8", (2,)), ("burst", "i8", (2,)), ("place", "i8", (2,)), *statistics.CARRIED),
+    ]
+)
 IDLE, ACTIVE, CLOSED, END, EVICTED = range(len(ENDS))
 
 State = NDArray[np.void]
@@ -64,7 +81,7 @@ class Assembler:
         self._options, self._layout = options, Layout(options)
         self._size, self._low = block, np.uint64((1 << (block - 1).bit_length()) - 1)
         self._parts: list[Packets] = []
-        self._open, self._kept = np.zeros(0, _STATE), np.zeros(0, self._layout.kept)
+        self._open, self._kept = np.zeros(0, _STATE), list[State]()
         self._fragments = Fragments(options.max_flows)
         self._numbers = self._seed = 0
 
@@ -83,12 +100,19 @@ class Assembler:
 
     def finish(self) -> Flows:
         """The flows that were still open, by number."""
+        found = Flows.joined(list(self.rest()))
+        return found.take(np.argsort(found.number))
+
+    def rest(self) -> Iterator[Flows]:
+        """The same piece by piece, so that not all of their tokens are in memory at once."""
         rest = [p for p in self._parts if len(p)]
         ended = [self._block(Packets.joined(rest))] if rest else []
         self._open["ended"] = np.where(self._open["closed"] != NEVER, CLOSED, END)
-        ended.append(self._open)
-        self._parts, self._open = [], self._open[:0]
-        return self._flows(ended)
+        self._parts, left = [], self._open[np.argsort(self._open["number"])]
+        self._open = self._open[:0]
+        yield self._flows(ended)
+        for at in range(0, len(left), PIECE):
+            yield self._flows([left[at : at + PIECE]])
 
     def _block(self, packets: Packets) -> State:
         """Takes a block of packets; the rows of the flows that ended."""
@@ -121,7 +145,9 @@ class Assembler:
         first = np.flatnonzero(silent)
         begun = Begun.fresh(time[first])
         goes_on = np.searchsorted(first, begins[~fresh])
-        begun.start[goes_on], begun.fin[goes_on], begun.closed[goes_on] = (old[~fresh][f] for f in ("start", "fin", "closed"))
+        begun.start[goes_on], begun.fin[goes_on], begun.closed[goes_on] = (
+            old[~fresh][f] for f in ("start", "fin", "closed")
+        )
         found = cut(time, flags, way, first, begun, _ns(o.active))
 
         flow = np.zeros(n, np.int64)
@@ -228,7 +254,7 @@ class Assembler:
         kept = keep(self._layout, packets.take(order[rows]), state["base"][of], back[rows])
         kept["flow"], kept["time"] = state["number"][of], time[rows]
         kept["burst"], kept["place"] = found.burst[rows], found.place[rows]
-        self._kept = np.concatenate([self._kept, kept])
+        self._kept.append(kept)
 
     def _leave(self, now: int) -> State:
         """Takes the flows that have ended by `now`, and the longest silent ones where too many are open, from the table."""
@@ -243,8 +269,9 @@ class Assembler:
             stay = np.flatnonzero(~goes)
             silent = stay[np.lexsort((open_["number"][stay], open_["last"][stay]))[:over_]]
             goes[silent], open_["ended"][silent] = True, EVICTED
+        left: State = open_[goes]
         self._open = open_[~goes]
-        return open_[goes]
+        return left
 
     def _flows(self, ended: Sequence[State]) -> Flows:
         """The rows of flows that ended as `Flows`, with the tokens of their packets."""
@@ -253,16 +280,23 @@ class Assembler:
         self.counts["flows"] += len(state)
         for reason, n in enumerate(np.bincount(state["ended"], minlength=len(ENDS))):
             self.counts[ENDS[reason]] += int(n)
-        place = np.searchsorted(state["number"], self._kept["flow"])
-        mine = np.append(state["number"], -1)[place] == self._kept["flow"]
-        kept, self._kept = self._kept[mine], self._kept[~mine]
+        numbers, rows = np.append(state["number"], -1), [np.zeros(0, self._layout.kept)]
+        for i, block in enumerate(self._kept):  # block by block, so that never all of it is there twice
+            mine = numbers[np.searchsorted(state["number"], block["flow"])] == block["flow"]
+            if mine.any():
+                rows.append(block[mine])
+                self._kept[i] = block[~mine]
+        self._kept = [block for block in self._kept if len(block)]
+        kept = np.concatenate(rows)
         few = state["packets"].sum(1) < self._options.min_packets
         if few.any():
             self.counts["flows of too few packets"] += int(few.sum())
-            kept, state = kept[~few[place[mine]]], state[~few]
+            kept, state = kept[~few[np.searchsorted(state["number"], kept["flow"])]], state[~few]
         tokens, valid, offsets = tokenise(self._layout, kept)
         ends = np.where(state["flip"][:, None], state["words"][:, [2, 3, 0, 1]], state["words"][:, :4])
-        ports = np.stack([state["words"][:, 4] >> np.uint64(s) & np.uint64(0xFFFF) for s in (48, 32)], 1).astype(np.uint16)
+        ports = np.stack([state["words"][:, 4] >> np.uint64(s) & np.uint64(0xFFFF) for s in (48, 32)], 1).astype(
+            np.uint16
+        )
         ports = np.where(state["flip"][:, None], ports[:, ::-1], ports)
         return Flows(
             number=state["number"],

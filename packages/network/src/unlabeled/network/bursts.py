@@ -33,9 +33,9 @@ def ways(flow: Ints, back: Bools) -> Ways:
     n = len(flow)
     begins = np.flatnonzero(np.diff(flow, prepend=-1))
     sizes = np.diff(begins, append=n)
-    before = np.cumsum(back) - back
+    before: Ints = np.cumsum(back, dtype=np.int64) - back
     first = np.repeat(begins, sizes)
-    returned = before - np.repeat(before[begins], sizes)  # packets back before this one, in its flow
+    returned: Ints = before - np.repeat(before[begins], sizes)  # packets back before this one, in its flow
     forth = np.repeat(sizes - np.add.reduceat(back, begins, dtype=np.int64), sizes) if n else returned
     i = np.arange(n)
     order = np.empty(n, np.int64)
@@ -67,7 +67,9 @@ class Bursts:
     count: Ints
 
 
-def bursts(flow: Ints, back: Bools, time: Ints, gap: int, before: Before | None = None, by: Ways | None = None) -> Bursts:
+def bursts(
+    flow: Ints, back: Bools, time: Ints, gap: int, before: Before | None = None, by: Ways | None = None
+) -> Bursts:
     """Segments packets by flow (ascending, from 0), in time order within each, into bursts; gap in ns.
 
     A gap longer than `gap` within one direction begins a burst (strictly: a gap of just `gap` does not). Packets of the

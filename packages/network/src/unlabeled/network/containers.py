@@ -61,7 +61,7 @@ def frames(
 
 
 def _pcap(name: str, window: Window, order: str, flags: list[str], scan: Scan) -> Iterator[Frames]:
-    magic, link = struct.unpack_from(order + "I16xI", window.data)
+    magic, link = struct.unpack_from(order + "I16xI", window.data.data)
     ns, header = KINDS[magic]
     link &= 0x03FFFFFF  # above stands how the frame's check sum was kept
     at, read = HEADER, False
@@ -86,7 +86,7 @@ def _pcap(name: str, window: Window, order: str, flags: list[str], scan: Scan) -
 
 def records(data: Bytes, at: int, order: str, header: int) -> tuple[Places, int, bool]:
     """See Scan. A record without a byte on the wire is corrupt too: so look files that were never filled."""
-    sizes, view, end = struct.Struct(order + "8xII").unpack_from, memoryview(data), len(data)
+    sizes, view, end = struct.Struct(order + "8xII").unpack_from, data.data, len(data)
     starts: list[int] = []
     while at + header <= end:
         captured, sent = sizes(view, at)

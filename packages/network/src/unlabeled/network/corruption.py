@@ -24,7 +24,9 @@ def everybody(tokens: Tokens) -> Tokens:
 
     def of_all(x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, more))
-        return ranks.gather(x.to(torch.uint8)).bool() if x.dtype == torch.bool else ranks.gather(x)  # not all gather bools
+        return (
+            ranks.gather(x.to(torch.uint8)).bool() if x.dtype == torch.bool else ranks.gather(x)
+        )  # not all gather bools
 
     return Tokens.of(of_all(tokens.patches), of_all(tokens.elements), of_all(tokens.coords))
 
@@ -59,7 +61,9 @@ def ring(index: Tensor, weight: Tensor, kind: Tensor, stream: int) -> tuple[Tens
     line = kinds[order]
     turn = torch.arange(len(line), device=line.device)
     last = F.pad(line[1:] != line[:-1], (0, 1), value=True)
-    donor = torch.empty_like(order).scatter(0, order, order[torch.where(last, torch.searchsorted(line, line), turn + 1)])
+    donor = torch.empty_like(order).scatter(
+        0, order, order[torch.where(last, torch.searchsorted(line, line), turn + 1)]
+    )
     own = slice(ranks.rank() * len(index), (ranks.rank() + 1) * len(index))
     return donor[own], (counts & (donor != turn))[own]
 

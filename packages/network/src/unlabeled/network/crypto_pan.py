@@ -24,7 +24,7 @@ class CryptoPAn:
         """Raises ValueError for a key that has not 32 bytes."""
         if len(key) != KEY:
             raise ValueError(f"a key of {len(key)} bytes, where {KEY} are needed")
-        self._aes = Cipher(algorithms.AES(key[:16]), modes.ECB())  # noqa: S305 - a block is a function value here
+        self._aes = Cipher(algorithms.AES(key[:16]), modes.ECB())
         self._fill = np.frombuffer(self._encrypted(key[16:]), np.uint8)
 
     def __call__(self, addresses: Bytes) -> Bytes:
@@ -44,7 +44,7 @@ class CryptoPAn:
         known = np.tri(n, n, -1, bool)  # row i knows the bits before i
         block[:, :, :n] = np.where(known, bits[:, None, :], block[:, :, :n])
         done = np.frombuffer(self._encrypted(np.packbits(block, axis=2).tobytes()), np.uint8)
-        return done.reshape(len(bits), n, 16)[:, :, 0] >> 7
+        return np.asarray(done.reshape(len(bits), n, 16)[:, :, 0] >> 7, np.uint8)
 
     def _encrypted(self, blocks: bytes) -> bytes:
         return self._aes.encryptor().update(blocks)

@@ -45,7 +45,8 @@ def over(time: Ints, opens: Bools, last: Ints, begun: Begun, idle: Ints, active:
     """
     closed = begun.closed != NEVER
     late = opens | (time - np.where(closed, begun.closed, time) > LATE)
-    return (time - last > idle) | (time - begun.start > active) | (closed & late)
+    ends: Bools = (time - last > idle) | (time - begun.start > active) | (closed & late)
+    return ends
 
 
 def cut(time: Ints, flags: NDArray[np.uint16], way: Bools, first: Ints, begun: Begun, active: int) -> Cut:

@@ -4,6 +4,9 @@ The compiled code is kept in `$UNLABELED_CACHE/numba`, else `~/.cache/unlabeled/
 each process compiles anew.
 """
 
+# what is compiled has the types that numba finds
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
+
 from __future__ import annotations
 
 import hashlib
@@ -86,7 +89,7 @@ def decode(frames: Frames, first: int, options: bool, tunnels: bool) -> tuple[Pa
 
 
 @compiled
-def _word(d, p, big):  # type: ignore[no-untyped-def]
+def _word(d, p, big):
     a, b, c, e = np.int64(d[p]), np.int64(d[p + 1]), np.int64(d[p + 2]), np.int64(d[p + 3])
     if big:
         return a << 24 | b << 16 | c << 8 | e
@@ -94,12 +97,12 @@ def _word(d, p, big):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _u16(d, p):  # type: ignore[no-untyped-def]
+def _u16(d, p):
     return np.int64(d[p]) << 8 | np.int64(d[p + 1])
 
 
 @compiled
-def _records(d, at, big, header, starts):  # type: ignore[no-untyped-def]
+def _records(d, at, big, header, starts):
     n, end = 0, len(d)
     while at + header <= end:
         captured = _word(d, at + 8, big)
@@ -114,7 +117,7 @@ def _records(d, at, big, header, starts):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _blocks(d, at, big, starts):  # type: ignore[no-untyped-def]
+def _blocks(d, at, big, starts):
     n, end = 0, len(d)
     while at + 8 <= end:
         kind, size = _word(d, at, big), _word(d, at + 4, big)
@@ -137,7 +140,7 @@ def _blocks(d, at, big, starts):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _network(d, what, p, end):  # type: ignore[no-untyped-def]
+def _network(d, what, p, end):
     """`links.network` of one frame: the reason, what was found, where, and its VLAN."""
     vlan = 0
     for _ in range(k.LAYERS):
@@ -251,7 +254,7 @@ def _network(d, what, p, end):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _gtp(d, p, room):  # type: ignore[no-untyped-def]
+def _gtp(d, p, room):
     """`links._gtp`: the bytes of the header; 0 where no packet of a user follows."""
     if room < 8:
         return 8
@@ -270,7 +273,7 @@ def _gtp(d, p, room):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _header(d, what, p, end, stop, c, i):  # type: ignore[no-untyped-def]
+def _header(d, what, p, end, stop, c, i):
     """`headers.Layer` of one packet, into row i. What may be in it, where, and the end and stop of that; what: -1 for none."""
     flags, live, part, lost, fragment, bits = 0, True, False, False, 0, 0
     if what == k.IP4:
@@ -402,7 +405,7 @@ def _header(d, what, p, end, stop, c, i):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _cut(behind, end, stop):  # type: ignore[no-untyped-def]
+def _cut(behind, end, stop):
     """`Layer._ends`: the flag of a header that ends here."""
     if behind <= end:
         return 0
@@ -410,7 +413,7 @@ def _cut(behind, end, stop):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _decode(d, at, captured, sent, time, kinds, first, depth, c, counts):  # type: ignore[no-untyped-def]
+def _decode(d, at, captured, sent, time, kinds, first, depth, c, counts):
     n = 0
     for i in range(len(at)):
         if kinds[i] < 0:

@@ -51,7 +51,8 @@ class FlowEncoder(TokenEncoder):
             "rope", description="rope: rotary, in every block; learned: a table over `grid`; none: nothing has a place"
         )
         vocabulary: Sizes | dict[str, Sizes] = Field(
-            VOCABULARY, description="channels hold whole numbers below these: fields, high and low bytes; or by input name"
+            VOCABULARY,
+            description="channels hold whole numbers below these: fields, high and low bytes; or by input name",
         )
         pool: Literal["attention"] = Field(  # type: ignore[assignment]
             "attention", description="how bursts become one vector: their mean by learned weights"

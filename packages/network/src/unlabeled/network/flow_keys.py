@@ -35,7 +35,8 @@ def keys(packets: Packets) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
 
 def _rest(packets: Packets) -> NDArray[np.uint64]:
     vlan, protocol = packets.vlan.astype(np.uint64), packets.protocol.astype(np.uint64)
-    return vlan << 16 | protocol << 8 | packets.tunnel
+    rest: NDArray[np.uint64] = np.left_shift(vlan, 16) | np.left_shift(protocol, 8) | packets.tunnel
+    return rest
 
 
 def mixed(words: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:

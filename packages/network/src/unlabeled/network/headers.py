@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ EXTENSIONS = np.isin(np.arange(256), (HOPS, ROUTING, FRAGMENTED, DESTINATION, AH
 FRAME = ("frame", "time", "captured", "sent", "vlan", "tunnel")  # columns that no header gives
 ECHO = {ICMP: (0, 8), ICMP6: (128, 129)}  # the types that have an identifier
 
-Columns = dict[str, NDArray[np.generic]]
+Columns = dict[str, NDArray[Any]]
 
 
 class Layer:
@@ -72,15 +74,15 @@ class Layer:
     def _mark(self, rows: Places, flag: int) -> None:
         self.flags[rows] |= np.uint8(flag)
 
-    def _ends(self, rows: Places, behind: Places) -> Places:
-        """The rows whose header, which ends at `behind`, is not whole: it ends beyond the packet, or beyond the capture."""
+    def _ends(self, rows: Places, behind: Places) -> NDArray[np.bool_]:
+        """Marks headers that end, at `behind`, beyond the packet or beyond what was captured, and says which."""
         cut = behind > self.end[rows]
         beyond = cut & (behind > self.stop[rows])
         self._mark(rows[beyond], BAD_HEADER)
         self._mark(rows[cut & ~beyond], TRUNCATED)
         return cut
 
-    def _bound(self, rows: Places, total: Places, wrong: Places) -> None:
+    def _bound(self, rows: Places, total: Places, wrong: NDArray[np.bool_]) -> None:
         """The packets end `total` bytes behind `pos`; where that is wrong, or beyond the frame, with what was captured."""
         stop = self.pos[rows] + total
         wrong = wrong | (stop > self.stop[rows])

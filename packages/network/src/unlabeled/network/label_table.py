@@ -222,7 +222,7 @@ def _by_file(lines: Sequence[Line], files: Sequence[Path], root: Path) -> tuple[
         for said in {name, kinds.stem(name), file.name, kinds.stem(file.name)}:
             known[said].add(file)
     of: dict[Path, list[Line]] = {file: [] for file in files}
-    nowhere, several = [], []
+    nowhere, several = list[int](), list[int]()
     for line in lines:
         there = known.get(line.capture, set()) if line.capture else set(files if len(files) == 1 else ())
         if len(there) == 1:

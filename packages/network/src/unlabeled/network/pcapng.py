@@ -54,14 +54,14 @@ class Section:
     def block(self, data: Bytes, at: int) -> int | None:
         """Takes in a block that holds no packet. Its bytes; 0 where more of it is needed, None where it is corrupt."""
         held, order = len(data) - at, self.order
-        kind, size = struct.unpack_from(order + "II", data, at)
+        kind, size = struct.unpack_from(order + "II", data.data, at)
         if kind == SECTION:
             if held < 12:
                 return 0
-            order = next((o for o in "<>" if struct.unpack_from(o + "I", data, at + 8)[0] == ORDER), "")
+            order = next((o for o in "<>" if struct.unpack_from(o + "I", data.data, at + 8)[0] == ORDER), "")
             if not order:
                 return None
-            (size,) = struct.unpack_from(order + "I", data, at + 4)
+            (size,) = struct.unpack_from(order + "I", data.data, at + 4)
         if size < (28 if kind == SECTION else 20 if kind == INTERFACE else 12) or size % 4:
             return None
         if kind in (SECTION, INTERFACE):
@@ -69,7 +69,7 @@ class Section:
                 return None
             if size > held:
                 return 0
-            if struct.unpack_from(order + "I", data, at + size - 4)[0] != size:
+            if struct.unpack_from(order + "I", data.data, at + size - 4)[0] != size:
                 return None
             if kind == SECTION:
                 self.order, self.interfaces = order, []
@@ -184,7 +184,7 @@ def frames(name: str, window: Window, flags: list[str], scan: Scan) -> Iterator[
 def blocks(data: Bytes, at: int, order: str) -> tuple[Places, int, int]:
     """See Scan."""
     two, word = struct.Struct(order + "II").unpack_from, struct.Struct(order + "I").unpack_from
-    view, end, state = memoryview(data), len(data), MORE
+    view, end, state = data.data, len(data), MORE
     starts: list[int] = []
     while at + 8 <= end:
         kind, size = two(view, at)

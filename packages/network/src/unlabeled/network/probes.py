@@ -53,7 +53,7 @@ PROBES = {
     "first numbers only (sequence, identifier, window)": ("seq", "identifier", "window "),
     "first payload bytes only": ("byte ",),
 }
-TREES, ROUNDS = 50, 40.0
+TREES, ROUNDS = 25, 40.0
 TWINS = 0.01  # share of flows above which near twins are worth a warning
 # of the random encoder where there is no bundle to take its shape from
 ENCODER = ("flow", {"width": 64, "depth": 2, "heads": 4})

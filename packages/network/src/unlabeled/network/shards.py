@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,19 @@ MANIFEST = "flows.json"
 _FORMAT = b"unlabeled-network flows 1"
 _STAGING = ".writing"
 # what of the options makes the flows what they are
-_OPTIONS = ("bursts", "packets", "gap", "payload", "tcp_options", "min_packets", "idle", "idle_other", "active", "max_flows", "tunnels")  # fmt: skip
+_OPTIONS = (
+    "bursts",
+    "packets",
+    "gap",
+    "payload",
+    "tcp_options",
+    "min_packets",
+    "idle",
+    "idle_other",
+    "active",
+    "max_flows",
+    "tunnels",
+)
 
 
 def flows(
@@ -35,7 +46,9 @@ def flows(
     overrides: list[str] = typer.Argument(
         None, help="options of the reader, as gap=0.02 or payload=true", show_default=False
     ),
-    to: Path = typer.Option(..., "-o", help="folder to write; what an earlier call wrote there stays", show_default=False),
+    to: Path = typer.Option(
+        ..., "-o", help="folder to write; what an earlier call wrote there stays", show_default=False
+    ),
     max_bad: float = typer.Option(
         0.01, "--max-bad", min=0, max=1, help="share of unreadable captures above which the exit code is 3"
     ),
@@ -151,7 +164,7 @@ def shard(source: Path, stem: str, to: Path, options: ReaderOptions, manifest: d
     def ended() -> Iterator[Flows]:
         for part in packets:
             yield assembler.add(part)
-        yield assembler.finish()
+        yield from assembler.rest()
 
     names = []
     for n, parts in enumerate(_filled(ended(), LIMIT), start=1):
@@ -163,7 +176,7 @@ def shard(source: Path, stem: str, to: Path, options: ReaderOptions, manifest: d
     for old in known["shards"] if known else ():
         (to / old).unlink(missing_ok=True)
     for n, name in enumerate(names, start=1):
-        os.replace(staging / str(n), to / name)
+        (staging / str(n)).replace(to / name)
     sync(place)
     for flag in packets.flags:
         log.warning("%s: %s", source.name, flag)
@@ -209,13 +222,17 @@ def write_shard(path: Path, parts: Sequence[Flows]) -> None:
     from unlabeled.network.statistics import NAMES, SHORTCUTS
 
     found = Flows.joined(parts) if len(parts) > 1 else parts[0]
-    shortcuts = np.where([name.startswith(("port", "address", "byte")) for name in SHORTCUTS], np.float32(0), found.shortcuts)
+    shortcuts = np.where(
+        [name.startswith(("port", "address", "byte")) for name in SHORTCUTS], np.float32(0), found.shortcuts
+    )
 
     def fixed(values: Any) -> Any:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
     offsets = pa.array(found.offsets)
-    rows = pa.Array.from_buffers(pa.binary(6), len(found.tokens), [None, pa.py_buffer(np.ascontiguousarray(found.tokens))])
+    rows = pa.Array.from_buffers(
+        pa.binary(6), len(found.tokens), [None, pa.py_buffer(np.ascontiguousarray(found.tokens))]
+    )
     columns = {name: pa.array(getattr(found, name)) for name in _PLAIN}
     columns |= {name: fixed(getattr(found, name)) for name in _BOTH}
     columns |= {"statistics": fixed(found.statistics), "shortcuts": fixed(shortcuts)}
@@ -264,7 +281,10 @@ def open_shard(path: Path) -> Flows:
     values = np.frombuffer(tokens.values.buffers()[1] or b"", np.uint8)
     return Flows(
         **{name: plain(batch[name]) for name in _PLAIN},
-        **{name: plain(batch[name].values).reshape(n, batch[name].type.list_size) for name in (*_BOTH, "statistics", "shortcuts")},
+        **{
+            name: plain(batch[name].values).reshape(n, batch[name].type.list_size)
+            for name in (*_BOTH, "statistics", "shortcuts")
+        },
         src=nothing(np.uint64, 2),
         dst=nothing(np.uint64, 2),
         sport=nothing(np.uint16),

@@ -92,12 +92,16 @@ def statistics(flows: NDArray[np.void], duration: Ints, bursts: Ints) -> NDArray
     """
     seconds, packets = duration / 1e9, flows["packets"]
     gaps = np.maximum(packets - 1, 0)
-    found: dict[str, NDArray[Any]] = {name: flows[name] for name in ("packets", "bytes", "payload", "length most", "pushed")}
+    found: dict[str, NDArray[Any]] = {
+        name: flows[name] for name in ("packets", "bytes", "payload", "length most", "pushed")
+    }
     found["length least"] = np.where(packets > 0, flows["length least"], 0)
     found["gap least"] = np.where(gaps > 0, flows["gap least"], 0) / 1e9
     found["gap most"] = flows["gap most"] / 1e9
     found["length mean"], found["length deviation"] = _moments(flows["bytes"], flows["length squares"], packets)
-    found["gap mean"], found["gap deviation"] = (m / 1e9 for m in _moments(flows["gap sum"], flows["gap squares"], gaps))
+    found["gap mean"], found["gap deviation"] = (
+        m / 1e9 for m in _moments(flows["gap sum"], flows["gap squares"], gaps)
+    )
     found["bytes per second"] = _share(flows["bytes"], seconds[:, None])
     rates = _share(packets.sum(1), seconds), _share(flows["bytes"][:, 1], flows["bytes"].sum(1))
     both = [found[name][:, way] for name in _EACH for way in (0, 1)]
@@ -129,4 +133,6 @@ def _moments(total: Ints, squares: NDArray[np.float64], n: Ints) -> tuple[NDArra
 
 
 def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+    out = np.zeros(np.broadcast_shapes(part.shape, whole.shape))
+    np.divide(part, whole, out=out, where=whole > 0)
+    return out

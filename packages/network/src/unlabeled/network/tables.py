@@ -17,7 +17,8 @@ from unlabeled.core.contracts.sample import AXIS_OF_TEXT, UNIT_OF_IDS
 from unlabeled.network.kinds import stem
 from unlabeled.network.options import ReaderOptions
 from unlabeled.network.statistics import SHORTCUTS
-from unlabeled.network.table_formats import NUMBERS, Columns, columns_of
+from unlabeled.network.table_columns import Columns, columns_of
+from unlabeled.network.table_formats import NUMBERS
 from unlabeled.network.table_kinds import STATES
 
 # the tokens of `x`, in the order of their coordinate: log2(1 + value), times in us. A mean size is that of bytes with IP

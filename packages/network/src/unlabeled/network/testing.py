@@ -55,7 +55,13 @@ def tokens(bursts: Sequence[Burst], protocol: str = "tcp") -> tuple[NDArray[np.f
         about = octaves(np.array([sum(lengths), len(lengths), gap]))
         rows += [(first(n), int(v), b, 0, i) for i, (n, v) in enumerate(zip(_OWN, (way, *about), strict=True))]
         for p, (payload, length) in enumerate(zip(burst.payload, lengths, strict=True), 1):
-            values = [("header length", 20), ("service", 0), ("length", length), ("flags", 2), ("ttl", 57 if way else 64)]
+            values = [
+                ("header length", 20),
+                ("service", 0),
+                ("length", length),
+                ("flags", 2),
+                ("ttl", 57 if way else 64),
+            ]
             if protocol == "tcp":
                 values += [("tcp flags", 24 if payload else 16), ("window", 64240 - 100 * b)]
                 values += [("seq", sent[way] >> 16), ("seq+", sent[way] & 65535)]
@@ -166,7 +172,9 @@ class FlowContract(MethodContract):
         x = plain.inputs["x"]
         assert isinstance(x, Packed)
         rows = [slice(a, b) for a, b in zip(x.offsets[:-1].tolist(), x.offsets[1:].tolist(), strict=True)]
-        values, coords = (torch.cat([F.pad(v[at], (0, 0, 0, 16), value=7.0) for at in rows]) for v in (x.values, x.coords))
+        values, coords = (
+            torch.cat([F.pad(v[at], (0, 0, 0, 16), value=7.0) for at in rows]) for v in (x.values, x.coords)
+        )
         valid = torch.cat([F.pad(x.valid[at], (0, 16)) for at in rows])
         wider = Packed(values, valid, coords, x.offsets + 16 * torch.arange(len(x.offsets)))
         assert_same([self._alone(plain)], self._alone(plain.with_inputs(x=wider)), tolerance=1e-9)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from types import ModuleType
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +16,14 @@ from unlabeled.network.packets import BAD_HEADER, FRAGMENT, ICMP, ICMP6, TCP, TR
 
 Ints = NDArray[np.int64]
 OTHER, IS_TCP, IS_UDP, IS_ICMP = range(4)
-_HEADERS = {OTHER: (), IS_TCP: fields.TRANSPORT["tcp"], IS_UDP: fields.TRANSPORT["udp"], IS_ICMP: fields.TRANSPORT["icmp"]}
+_HEADERS = {
+    OTHER: (),
+    IS_TCP: fields.TRANSPORT["tcp"],
+    IS_UDP: fields.TRANSPORT["udp"],
+    IS_ICMP: fields.TRANSPORT["icmp"],
+}
+FAST_FROM = 1 << 18  # packets
+_met = 0
 _BURST, _IP = len(fields.BURST), len(fields.IP)
 
 
@@ -31,7 +41,10 @@ class Layout:
             behind[IS_TCP] += fields.OPTIONS
         if options.payload:
             behind = {kind: types + fields.PAYLOAD * (kind != OTHER) for kind, types in behind.items()}
-        rows = {k: [fields.first(t.name) + i for t in (*fields.BURST, *fields.IP, *v) for i in range(t.tokens)] for k, v in behind.items()}  # fmt: skip
+        rows = {
+            k: [fields.first(t.name) + i for t in (*fields.BURST, *fields.IP, *v) for i in range(t.tokens)]
+            for k, v in behind.items()
+        }
         self.counts = np.array([len(rows[kind]) - _BURST for kind in range(4)])
         self.width = max(map(len, rows.values()))
         self.ids = np.zeros((4, self.width), np.uint8)
@@ -41,10 +54,20 @@ class Layout:
         self.template[:, :, 0] = self.ids
         self.template[:, :_BURST, 5] = np.arange(_BURST)
         self.template[:, _BURST:, 5] = np.arange(self.width - _BURST)
-        self.there = np.arange(self.width) < _BURST + self.counts[:, None]
         self.kept = np.dtype(
-            [("flow", "i8"), ("time", "i8"), ("length", "u2"), ("burst", "u1"), ("place", "u1"), ("back", "?")]
-            + [("kind", "u1"), ("lost", "?"), ("held", "u1"), ("optional", "u1"), ("values", "u2", (self.width,))]
+            [
+                ("flow", "i8"),
+                ("time", "i8"),
+                ("length", "u2"),
+                ("burst", "u1"),
+                ("place", "u1"),
+                ("back", "?"),
+                ("kind", "u1"),
+                ("lost", "?"),
+                ("held", "u1"),
+                ("optional", "u1"),
+                ("values", "u2", (self.width,)),
+            ]
         )
 
     def valid(self, kept: NDArray[np.void]) -> NDArray[np.bool_]:
@@ -84,27 +107,81 @@ def keep(layout: Layout, packets: Packets, base: NDArray[np.uint32], back: NDArr
     kept["lost"] = short & ((packets.flags & (TRUNCATED | BAD_HEADER)) != 0)
     kept["held"], kept["optional"] = packets.held, packets.options_length
     values = kept["values"]
-    for i, name in enumerate(("header", "tos", "length", "bits", "ttl"), start=_BURST):
-        values[:, i] = getattr(packets, name)
+    (fast.fill if (fast := compiled(len(kept))) else fill)(values, kind, packets, base, back)
     at = _BURST + _IP
-    rows = np.flatnonzero(kind == IS_TCP)
-    if len(rows):
-        side = back[rows].astype(np.intp)
-        seq = packets.seq[rows] - base[rows, side]
-        ack = np.where((packets.tcp_flags[rows] & ACK) != 0, packets.ack[rows] - base[rows, 1 - side], np.uint32(0))
-        parts = (packets.tcp_flags[rows], packets.window[rows], seq >> 16, seq & 0xFFFF, ack >> 16, ack & 0xFFFF, packets.urgent[rows])  # fmt: skip
-        for i, part in enumerate(parts, start=at):
-            values[rows, i] = part
-        if layout.options.tcp_options:
-            _words(values, rows, at + 7, packets.options)
-    rows = np.flatnonzero(kind == IS_UDP)
-    values[rows, at] = packets.udp_length[rows]
-    rows = np.flatnonzero(kind == IS_ICMP)
-    values[rows, at], values[rows, at + 1] = packets.icmp_type[rows], packets.icmp_code[rows]
+    if layout.options.tcp_options:
+        _words(values, np.flatnonzero(kind == IS_TCP), at + 7, packets.options)
     if layout.options.payload:
         for is_ in (IS_TCP, IS_UDP, IS_ICMP):
             _words(values, np.flatnonzero(kind == is_), _BURST + int(layout.counts[is_]) - 6, packets.payload)
     return kept
+
+
+def fill(
+    values: NDArray[np.uint16],
+    kind: NDArray[np.uint8],
+    packets: Packets,
+    base: NDArray[np.uint32],
+    back: NDArray[np.bool_],
+) -> None:
+    """Writes what the headers of IP, TCP, UDP and ICMP say into (N, W), behind the place of the burst."""
+    for i, name in enumerate(("header", "tos", "length", "bits", "ttl"), start=_BURST):
+        values[:, i] = getattr(packets, name)
+    at = _BURST + _IP
+    rows = np.flatnonzero(kind == IS_TCP)
+    side = back[rows].astype(np.intp)
+    seq = packets.seq[rows] - base[rows, side]
+    ack = np.where((packets.tcp_flags[rows] & ACK) != 0, packets.ack[rows] - base[rows, 1 - side], np.uint32(0))
+    parts = (
+        packets.tcp_flags[rows],
+        packets.window[rows],
+        seq >> 16,
+        seq & 0xFFFF,
+        ack >> 16,
+        ack & 0xFFFF,
+        packets.urgent[rows],
+    )
+    for i, part in enumerate(parts, start=at):
+        values[rows, i] = part
+    rows = np.flatnonzero(kind == IS_UDP)
+    values[rows, at] = packets.udp_length[rows]
+    rows = np.flatnonzero(kind == IS_ICMP)
+    values[rows, at], values[rows, at + 1] = packets.icmp_type[rows], packets.icmp_code[rows]
+
+
+def rows(
+    template: NDArray[np.uint8],
+    counts: Ints,
+    values: NDArray[np.uint16],
+    kind: NDArray[np.uint8],
+    burst: NDArray[np.uint8],
+    place: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """The tokens (T, 6) of packets, those of the burst before its first one; template, counts: of Layout."""
+    made = template[kind]
+    made[:, :, 1], made[:, :, 2] = values >> 8, values & 255
+    made[:, :, 3] = burst[:, None]
+    made[:, _BURST:, 4] = place[:, None] + 1
+    chosen = there(counts, kind, place, values.shape[1])
+    return made.reshape(-1, 6).view("V6").ravel()[chosen.ravel()].view(np.uint8).reshape(-1, 6)
+
+
+def there(counts: Ints, kind: NDArray[np.uint8], place: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """(N, W): which tokens packets have."""
+    chosen = (np.arange(width) < _BURST + counts[:, None])[kind]
+    chosen[:, :_BURST] = (place == 0)[:, None]
+    return chosen
+
+
+def compiled(packets: int) -> ModuleType | None:
+    """`fill` and `rows` by numba, where it is installed and so many packets were met that loading it takes less than it saves."""
+    global _met
+    _met += packets
+    if _met < FAST_FROM or importlib.util.find_spec("numba") is None:
+        return None
+    from unlabeled.network import tokenise_fast
+
+    return tokenise_fast
 
 
 def _words(values: NDArray[np.uint16], rows: Ints, at: int, content: NDArray[np.uint8]) -> None:
@@ -137,16 +214,19 @@ def tokenise(layout: Layout, kept: NDArray[np.void]) -> tuple[NDArray[np.uint8],
         values[heads, 1] = fields.octaves(np.add.reduceat(kept["length"], heads, dtype=np.int64))
         values[heads, 2] = fields.octaves(np.diff(heads, append=n))
         values[heads[by.order], 3] = fields.octaves(gap / 1000)
-    kind, first = kept["kind"], kept["place"] == 0
-    rows = layout.template[kind]
-    rows[:, :, 1], rows[:, :, 2] = values >> 8, values & 255
-    rows[:, :, 3] = kept["burst"][:, None]
-    rows[:, _BURST:, 4] = kept["place"][:, None] + 1
-    there = layout.there[kind]
-    there[:, :_BURST] = first[:, None]
-    tokens = rows.reshape(-1, 6).view("V6").ravel()[there.ravel()].view(np.uint8).reshape(-1, 6)
+    kind, first = np.ascontiguousarray(kept["kind"]), kept["place"] == 0
+    tokens = (fast.rows if (fast := compiled(0)) else rows)(
+        layout.template,
+        layout.counts,
+        values,
+        kind,
+        np.ascontiguousarray(kept["burst"]),
+        np.ascontiguousarray(kept["place"]),
+    )
     exact = layout.options.payload or layout.options.tcp_options or bool(kept["lost"].any())
-    valid = layout.valid(kept)[there] if exact else np.ones(len(tokens), bool)
+    valid = np.ones(len(tokens), bool)
+    if exact:
+        valid = layout.valid(kept)[there(layout.counts, kind, kept["place"], layout.width)]
     sizes = layout.counts[kind] + _BURST * first
     offsets = np.append(np.concatenate([[0], np.cumsum(sizes)])[begins], sizes.sum())
     return tokens, valid, offsets

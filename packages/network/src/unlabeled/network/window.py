@@ -33,10 +33,6 @@ class Frames:
     def __len__(self) -> int:
         return len(self.at)
 
-    def part(self, of: slice) -> Frames:
-        """Some of them."""
-        return Frames(self.data, self.at[of], self.captured[of], self.sent[of], self.time[of], self.link[of])
-
 
 class Window:
     """`data` are the bytes of a stream from `start` on that are at hand."""
@@ -67,7 +63,7 @@ class Window:
 
     def _fill(self, start: int, stop: int) -> int:
         """Reads into these places; how many bytes came."""
-        into = memoryview(self._held)[start:stop]
+        into = self._held.data[start:stop]
         done = 0
         while done < len(into) and (n := self._stream.readinto(into[done:])):
             done += n

@@ -82,11 +82,15 @@ def zeek(model: Model, predictions: Predictions, out: Path) -> None:
     with (out / "conn.log").open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(line + "\n" for line in head)
         for r in _labelled(predictions):
-            times = (f"{r.start // 10**9}.{r.start % 10**9 // 1000:06d}", f"{(r.end - r.start) / 1e9:.6f}")
-            counts = (r.packets[0], r.bytes[0], r.packets[1], r.bytes[1])
-            values = (times[0], _text(r.key), r.hosts[0], r.ports[0], r.hosts[1], r.ports[1])
-            values += (PROTOCOLS.get(r.protocol, "unknown_transport"), "-", times[1], *r.payload, "-", *counts)
-            values += (_text(r.label), "-" if r.probability is None else f"{r.probability:.6f}")
+            proto = PROTOCOLS.get(r.protocol, "unknown_transport")
+            probability = "-" if r.probability is None else f"{r.probability:.6f}"
+            values = (
+                *(f"{r.start // 10**9}.{r.start % 10**9 // 1000:06d}", _text(r.key)),
+                *(r.hosts[0], r.ports[0], r.hosts[1], r.ports[1]),
+                *(proto, "-", f"{(r.end - r.start) / 1e9:.6f}", *r.payload, "-"),
+                *(r.packets[0], r.bytes[0], r.packets[1], r.bytes[1]),
+                *(_text(r.label), probability),
+            )
             file.write("\t".join(map(str, values)) + "\n")
 
 

@@ -123,7 +123,8 @@ class MaskedPackets(MaskedTokens):
             if name not in self.sizes:
                 return corrupt(name, x)
             table: Tensor = embeddings[name].table
-            field = table[whole_numbers(tokens[name].patches, self.sizes[name])[..., 0]] * table.shape[1] ** 0.5
+            ids = whole_numbers(tokens[name].patches, self.sizes[name])
+            field: Tensor = table[ids[..., 0]] * table.shape[1] ** 0.5
             return corrupt(name, x - field) + field
 
         return shown
@@ -156,5 +157,7 @@ def repeated(ids: Tensor, tokens: Tokens, chosen: Tensor) -> Tensor:
     order = (line * 256 + packet).argsort(dim=1, stable=True)
     line, packet, seen = (x.gather(1, order) for x in (line, packet, tokens.valid & ~chosen))
     values = ids.take_along_dim(order[..., None], 1)
-    same = (values[:, 1:] == values[:, :-1]).all(-1) & (line.diff(dim=1) == 0) & (packet.diff(dim=1) == 1) & seen[:, :-1]
+    same = (
+        (values[:, 1:] == values[:, :-1]).all(-1) & (line.diff(dim=1) == 0) & (packet.diff(dim=1) == 1) & seen[:, :-1]
+    )
     return torch.zeros_like(chosen).scatter(1, order, F.pad(same, (1, 0)))

@@ -72,7 +72,9 @@ class NetFound(MaskedPackets):
         packets: float = Field(0.0, ge=0, le=1, description="share of the flows of which whole packets are chosen")
         bursts: float = Field(0.0, ge=0, le=1, description="share of the flows of which whole bursts are chosen")
         copies: bool = Field(True, description="name also what the packet before says alike")
-        blind: float = Field(0.5, ge=0, le=1, description="share of the flows without counters, of which bursts are asked for")
+        blind: float = Field(
+            0.5, ge=0, le=1, description="share of the flows without counters, of which bursts are asked for"
+        )
         swap: float = Field(0.5, ge=0, le=1, description="share of those that get a foreign burst")
         hidden: float = Field(0.3, ge=0, le=1, description="share of the bursts of those that are hidden")
         naming_weight: float = Field(1.0, ge=0, description="of the names of hidden fields")
@@ -123,7 +125,9 @@ class NetFound(MaskedPackets):
         hidden = hidden & (draw.uniform("hidden", count) < o.hidden)
         doubtful = unsure(said[..., 0] > 0, there, hidden)
         at, field = numbers(t), field_of(t)
-        gone = (self.counter[field] & blind) | (hidden.gather(1, at) & ~own(t)) | (doubtful.gather(1, at) & (field == GAP))
+        gone = (
+            (self.counter[field] & blind) | (hidden.gather(1, at) & ~own(t)) | (doubtful.gather(1, at) & (field == GAP))
+        )
         t = close(without(t, gone))
         of_hidden = hidden.gather(1, numbers(t)) & t.valid
         never = of_hidden | foreign.gather(1, numbers(t))
@@ -177,5 +181,8 @@ def unsure(back: Tensor, there: Tensor, hidden: Tensor) -> Tensor:
     at = torch.arange(there.shape[1], device=there.device)
     last_hidden = torch.where(hidden, at, -1).cummax(1).values
     seen = there & ~hidden
-    last = [F.pad(torch.where(seen & (back == way), at, -1).cummax(1).values[:, :-1], (1, 0), value=-1) for way in (False, True)]
+    last = [
+        F.pad(torch.where(seen & (back == way), at, -1).cummax(1).values[:, :-1], (1, 0), value=-1)
+        for way in (False, True)
+    ]
     return seen & (last_hidden > torch.where(back, last[1], last[0]))

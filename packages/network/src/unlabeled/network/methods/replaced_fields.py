@@ -33,7 +33,9 @@ class ReplacedFields(MaskedPackets, ReplacedTokens):
     """
 
     class Options(MaskedPackets.Options, ReplacedTokens.Options):
-        mask_ratio: float = Field(0.3, gt=0, lt=1, description="share of the fields that follow from no other that is chosen")
+        mask_ratio: float = Field(
+            0.3, gt=0, lt=1, description="share of the fields that follow from no other that is chosen"
+        )
         masked: float = Field(1.0, ge=0, le=1, description="share of the chosen fields that the mask token stands for")
         random: float = Field(0.0, ge=0, le=1, description="share of the chosen fields that get another's bytes before")
         copies: bool = Field(True, description="the generator also names what the packet before says alike")
