@@ -45,6 +45,37 @@ SURFACE = {
         "inputs": ["--json", "--normalisers", "--sizes", "--start", "-o", "OVERRIDES", "RECIPE"],
         "demo": ["-o"],
     },
+    "unlabeled-network": {
+        **SHARED,
+        "flows": ["--json", "--max-bad", "-o", "OVERRIDES", "PATH"],
+        "labels": ["--column", "--option", "--partial", "-o", "PATH", "TABLE"],
+        "leakcheck": [
+            "--allow-seen",
+            "--bundle",
+            "--convert",
+            "--json",
+            "--labels",
+            "--option",
+            "--seeds",
+            "-o",
+            "PATH",
+        ],
+        "anonymise": ["--key", "--max-bad", "--new-key", "--payload", "--ports", "--shift", "-o", "PATH"],
+        "anomalies": [
+            "--allow-seen",
+            "--convert",
+            "--json",
+            "--labels",
+            "--neighbours",
+            "--normal",
+            "--option",
+            "-o",
+            "BUNDLE",
+            "PATH",
+        ],
+        "tokenizer": ["--size", "-o", "URLS"],
+        "demo": ["-o"],
+    },
 }
 HEAVY = {"torch", "lightning"}
 
@@ -61,7 +92,7 @@ def _name(param) -> str:
 
 def test_the_command_lines_are_frozen() -> None:
     assert surface(app) == SURFACE["unlabeled"]
-    for name in ("biosignal", "earth"):
+    for name in ("biosignal", "earth", "network"):
         assert surface(build(domain(name))) == SURFACE[f"unlabeled-{name}"]
 
 

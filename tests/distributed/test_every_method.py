@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import torch
 
-from unlabeled.core.cards import CARDS
 from unlabeled.core.contracts import BadInput, Sample
+from unlabeled.core.contracts.domain import methods
 from unlabeled.core.data.loading import Loader
 from unlabeled.core.data.plans import Uniform
 from unlabeled.core.testing.method import BATCH, ITEMS, Grids, MethodContract
@@ -37,9 +37,10 @@ ROOT = Path(__file__).parents[2]
 STEPS = 4
 CONTRACTS = {
     node.name: path
-    for path in sorted((ROOT / "shared/tests/methods").glob("test_*.py"))
+    for path in sorted(ROOT.glob("shared/tests/methods/test_*.py"))
+    + sorted(ROOT.glob("packages/*/tests/methods/test_*.py"))
     for node in ast.parse(path.read_text()).body
-    if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "MethodContract" for base in node.bases)
+    if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Contract") for base in node.bases)
 }
 PLAN = Uniform(ITEMS, BATCH)
 
@@ -63,7 +64,7 @@ class Flawed:
         if i not in self.half:
             return sample
         x = sample.inputs["x"]
-        valid = np.ones((1, *x.shape), dtype=bool)
+        valid = np.ones((1, *x.shape) if x.layout == "dense" else x.shape, dtype=bool)
         valid[..., x.shape[-1] // 2 :] = False
         return sample.map(x=replace(x, valid=valid))
 
@@ -134,7 +135,9 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_every_card_is_here() -> None:
-    assert {contract(name).name for name in CONTRACTS} == {card.name for card in CARDS if card.kind == "method"}
+    assert {contract(name).name for name in CONTRACTS} == {
+        card.name for card in methods().values() if card.kind == "method"
+    }
 
 
 @pytest.mark.parametrize("name", CONTRACTS)

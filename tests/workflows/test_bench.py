@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -19,6 +20,7 @@ ROWS = (
     "data2vec2-masks",
     "dedup",
     "dedup-scale",
+    "flows-scale",
     "geo-windows",
     "hog",
     "index-scale",
@@ -26,6 +28,10 @@ ROWS = (
     "mae-step-default",
     "multicrop-step",
     "ntxent",
+    "packet-tokens",
+    "pcap-columns",
+    "pcap-columns-numpy",
+    "pcap-flows",
     "simclr-step",
     "sinkhorn",
     "spark-step",
@@ -62,6 +68,10 @@ def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str])
         "mae-step": 0.90,
         "multicrop-step": 0.75,
         "ntxent": 0.85,
+        "packet-tokens": 0.02,
+        "pcap-columns": 0.05 if importlib.util.find_spec("numba") else 0.33,
+        "pcap-columns-numpy": 0.33,
+        "pcap-flows": 0.12 if importlib.util.find_spec("numba") else 0.5,
         "simclr-step": 0.85,
         "sinkhorn": 0.85,
         "spark-step": 1.15,
@@ -69,6 +79,7 @@ def test_list_names_every_row_and_its_target(capsys: pytest.CaptureFixture[str])
     }
     assert found["index-scale"]["limits"] == {"s": 2.0, "MB": 500.0}
     assert found["dedup-scale"]["limits"] == {"s": 60.0, "MB": 2048.0}
+    assert found["flows-scale"]["limits"] == {"s": 120.0, "MB": 2048.0}
     # what differs is said where a ratio may be taken for a speed-up
     assert all(r["difference"] for r in found.values() if r["peer_name"])
     assert not found["mae-step-default"]["like_for_like"] and not found["spark-step"]["like_for_like"]

@@ -22,6 +22,7 @@ from unlabeled.core.nn.predictor import Predictor
 from unlabeled.core.nn.transformer import Transformer, xavier
 from unlabeled.core.streams import Draw
 from unlabeled.core.targets.ratio_gradient import ratio_gradient
+from unlabeled.core.tokens.exchange import on_grid
 from unlabeled.core.tokens.patches import dense_tokens
 from unlabeled.core.tokens.tokens import Tokens
 from unlabeled.core.tokens.windows import Windows, local_windows
@@ -92,14 +93,20 @@ class SARJEPA(Method):
         batch = self.views(batch, ctx.draw(batch, "view"))
         draw = ctx.draw(batch, "mask")
         tokens, targets, hidden = {}, {}, {}
-        for name, whole in self.encoder.tokenise(batch.inputs).items():
+        for name, found in self.encoder.tokenise(batch.inputs).items():
             x = batch.inputs[name]
             assert isinstance(x, Dense)
+            whole = self._void(found)
             at = self._windows(name, whole, draw)
             tokens[name] = _rows(whole, at)
-            targets[name] = _rows(dense_tokens(self._gradient(name, x), self.encoder.patch[name]), at)
+            targets[name] = _rows(self._void(dense_tokens(self._gradient(name, x), self.encoder.patch[name])), at)
             hidden[name] = at.hidden.flatten(0, 1)
         return Local(tokens, targets, hidden, batch.weight)
+
+    def _void(self, tokens: Tokens) -> Tokens:
+        """A batch of which no item could be read is one invalid token each: as many as a window needs, since the other
+        ranks wait for this step."""
+        return on_grid(tokens, (self.options.window,) * len(tokens.grid)) if max(tokens.grid) == 1 else tokens
 
     def _windows(self, name: str, tokens: Tokens, draw: Draw) -> Windows:
         o, grid = self.options, tokens.grid
