@@ -20,7 +20,10 @@ domain = Domain(
     axes=("burst", "packet", "place"),
     formats=(".pcap", ".pcapng", ".cap", ".gz", ".arrow", ".log", ".csv", ".urls"),
     encoders={"flow": f"{_HERE}.encoder:FlowEncoder"},
-    views={name: f"{_HERE}.views:{name}" for name in ("drop_packets", "drop_fields", "jitter_gaps", "first_bursts")},
+    views={
+        name: f"{_HERE}.views:{name}"
+        for name in ("drop_packets", "drop_fields", "drop_kinds", "jitter_gaps", "first_bursts")
+    },
     methods=(
         MethodCard(
             name="netfound",

@@ -112,7 +112,7 @@ class FlowEncoder(TokenEncoder):
             x = block(x, attended(seen), turn=turn)
             flow = over(at.flow(x[:, 0]), attended(there), turn=flow_turn)
             x = torch.cat([flow[at.row, at.number][:, None], x[:, 1:]], 1)
-        flow = torch.where(there[..., None], self.transformer.norm(flow), 0)
+        flow = torch.where(there[..., None], self.transformer.norm(flow + at.flow(at.mean(x[:, 1:]))), 0)
         pooled = self._mean(flow, there)
         known = (flow + pooled[:, None])[at.row, at.number]
         each = self.transformer.norm(x[at.burst, at.place + 1] + known[at.burst])
@@ -166,6 +166,11 @@ class _Bursts:
     def inside(self, x: Tensor) -> Tensor:
         """(T, ...) -> (R, K, ...), zeros where a burst has no more tokens."""
         return x.new_zeros(len(self.row), self.K, *x.shape[1:]).index_put((self.burst, self.place), x)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(R, K, D) -> (R, D), over the tokens that are there."""
+        total = x.new_zeros(len(self.row), x.shape[-1]).index_add(0, self.burst, x[self.burst, self.place])
+        return total / x.new_zeros(len(self.row)).index_add(0, self.burst, x.new_ones(len(self.burst)))[:, None]
 
     def flow(self, x: Tensor) -> Tensor:
         """(R, ...) -> (B, N, ...), zeros where a flow has no such burst."""

@@ -14,7 +14,7 @@ from unlabeled.network.read import Reader
 __all__ = ["domains", "services"]
 
 SHIPPED = "captures"
-FOLDS = 5
+FOLDS = 3
 
 
 def services(out: Path) -> Path:

@@ -8,15 +8,18 @@ how many there are it waits for the device. Raises RequestError for an input tha
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.core.contracts import InputSpec, RequestError
 from unlabeled.core.contracts.batch import Packed
+from unlabeled.core.contracts.recipe import nearest
 from unlabeled.core.streams import Draw
-from unlabeled.network.fields import BYTES, CHANNELS, first
+from unlabeled.network.fields import BYTES, CHANNELS, TYPES, first
 
 
 def drop_packets(x: Packed, draw: Draw, spec: InputSpec, *, share: float = 0.2) -> Packed:
@@ -50,6 +53,24 @@ def drop_fields(x: Packed, draw: Draw, spec: InputSpec, *, share: float = 0.2) -
     at = torch.arange(len(owner), device=owner.device) - x.offsets[owner]
     noise = draw.uniform("token", _most(at) + 1)[owner, at]
     return replace(x, valid=x.valid & ((noise >= share) | (at == 0)))
+
+
+def drop_kinds(
+    x: Packed, draw: Draw, spec: InputSpec, *, kinds: Sequence[str] = ("ttl", "window"), share: float = 0.5
+) -> Packed:
+    """Each of these kinds of fields is missing from the whole flow with this chance; the direction of bursts stays.
+
+    What hardly changes within a flow and tells hosts and roads apart, as the TTL does, is how two views of a flow are known
+    again without a look at anything else.
+    """
+    _check(spec, "drop_kinds", share)
+    names = {name for name, *_ in TYPES} - {"direction"}
+    if wrong := [kind for kind in kinds if kind not in names]:
+        raise RequestError(f"drop_kinds.kinds: {nearest(wrong[0], sorted(names))}")
+    number = torch.tensor([kinds.index(n) + 1 if n in kinds else 0 for n, *_ in TYPES], device=x.values.device)
+    lost = F.pad(draw.uniform("kind", len(kinds)) < share, (1, 0))
+    field = torch.where(x.valid, x.values[:, 0], 0).round().long().clamp(0, len(TYPES) - 1)
+    return replace(x, valid=x.valid & ~lost[x.owner, number[field]])
 
 
 def jitter_gaps(x: Packed, draw: Draw, spec: InputSpec, *, factor: float = 2.0) -> Packed:
