@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,21 @@ def report(domain: Domain, data: Data, progress: Progress | None = None) -> dict
         "unreadable": [{"file": r.file, "reason": r.reason} for r in manifest.bad],
         "inputs": {name: {**spec.model_dump(mode="json"), **_extent(manifest, name)} for name, spec in specs.items()},
         "groups": dict(sorted(Counter(r.group for r in manifest.ok).items())),
-        "flags": dict(sorted(Counter(f for r in manifest.ok for f in r.flags).items())),
+        "flags": _tally([f for r in manifest.ok for f in r.flags]),
         "conversions": dict(made),
         "leaks": [
             {"files": [r.file for r in rows], "groups": distinct(r.group for r in rows)} for rows in leaks(manifest)
         ],
     }
+
+
+def _tally(flags: Sequence[str]) -> dict[str, int]:
+    """How often each was said; one that ends with a number, as `arp: 12`, counts so often."""
+    found: Counter[str] = Counter()
+    for flag in flags:
+        what, _, number = flag.rpartition(": ")
+        found.update({what: int(number)} if what and number.isdecimal() else {flag: 1})
+    return dict(sorted(found.items()))
 
 
 def _extent(manifest: Manifest, name: str) -> dict[str, Any]:
@@ -62,8 +72,12 @@ def show(found: dict[str, Any]) -> None:
     for name, x in found["inputs"].items():
         channels = ", ".join(f"{c} [{u}]" if u else c for c, u in zip(x["channels"], x["units"], strict=True))
         out.print(f"input {name} ({x['layout']}): {channels}", markup=False)
+        if x["layout"] != "dense":  # tokens and nodes lie on no grid
+            (low,), (high,), (total,) = x["shortest"], x["longest"], x["total"]
+            out.print(f"  length: {low:.4g} to {high:.4g} a record, {total:.6g} in all", markup=False)
+        axes = x["axes"] if x["layout"] == "dense" else ()
         for axis, step, low, high, total in zip(
-            x["axes"], x["spacing"] or [None] * len(x["axes"]), x["shortest"], x["longest"], x["total"], strict=False
+            axes, x["spacing"] or [None] * len(axes), x["shortest"], x["longest"], x["total"], strict=False
         ):
             rate = f"{1 / step:g} Hz, " if x["unit"] == "s" and step else f"step {step:g} {x['unit']}, " if step else ""
             out.print(
