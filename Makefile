@@ -11,6 +11,7 @@ setup:
 
 demo: setup
 	$(bin)/unlabeled-biosignal demo -o runs/demo/watch
+	$(bin)/unlabeled-network demo -o runs/demo/services
 	$(bin)/unlabeled-earth demo -o runs/demo/landsat
 
 test: setup

@@ -12,7 +12,7 @@ no gap is negative; such packets are counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,12 @@ from unlabeled.network.flow_keys import WORDS, Fragments, keys, mixed
 from unlabeled.network.flows import ENDS, Flows
 from unlabeled.network.options import ReaderOptions
 from unlabeled.network.packets import BAD_HEADER, BAD_LENGTH, EXTENDED, FRAGMENT, TCP, TRUNCATED, TUNNELLED, Packets
-from unlabeled.network.tokenise import Layout, keep, tokenise
+from unlabeled.network.tokenise import Layout, Records, Where, keep, tokenise
 
 # Packets that are looked at together, counted from the first one of the capture, so that flows do not depend on how the
 # capture came in parts. Silent flows leave, and too many are evicted, at the end of each block.
 BLOCK = 1 << 17
-PIECE = 1 << 15  # flows that are made of what is left at the end, at a time
+PIECE = 1 << 14  # flows that are made at a time
 PLAIN = ("frames", "packets", "flows", *(end for end in ENDS if end != "evicted"))  # counts of what is not odd
 _FLAGS = {
     TRUNCATED: "packets not captured whole",
@@ -43,24 +43,12 @@ _FLAGS = {
 
 _STATE = np.dtype(
     [
-        *(
-            ("hash", "u8"),
-            ("words", "u8", (WORDS,)),
-            ("number", "i8"),
-            ("flip", "?"),
-            ("version", "u1"),
-            ("ended", "u1"),
-        ),
-        *(
-            ("start", "i8"),
-            ("last", "i8"),
-            ("closed", "i8"),
-            ("fin", "?", (2,)),
-            ("based", "?", (2,)),
-            ("base", "u4", (2,)),
-        ),
+        *(("hash", "u8"), ("words", "u8", (WORDS,)), ("number", "i8")),
+        *(("start", "i8"), ("last", "i8"), ("closed", "i8"), ("base", "u4", (2,))),
         *(("bursts", "i8"), ("seen", "i8", (2,)), ("burst", "i8", (2,)), ("place", "i8", (2,)), *statistics.CARRIED),
-    ]
+        *(("flip", "?"), ("version", "u1"), ("ended", "u1"), ("fin", "?", (2,)), ("based", "?", (2,))),
+    ],
+    align=True,
 )
 IDLE, ACTIVE, CLOSED, END, EVICTED = range(len(ENDS))
 
@@ -81,41 +69,58 @@ class Assembler:
         self._options, self._layout = options, Layout(options)
         self._size, self._low = block, np.uint64((1 << (block - 1).bit_length()) - 1)
         self._parts: list[Packets] = []
-        self._open, self._kept = np.zeros(0, _STATE), list[State]()
+        # the rows of flows, which are open or free, grow and never move; those of flows that ended wait to be made
+        self._open, self._used = np.zeros(0, _STATE), np.zeros(0, bool)
+        self._ended, self._kept = list[State](), list[Records]()
         self._fragments = Fragments(options.max_flows)
         self._numbers = self._seed = 0
 
     def add(self, packets: Packets) -> Flows:
-        """Takes the next packets; the flows that ended, by number."""
+        """Takes the next packets; flows that have ended, by number, once there are enough to be made together."""
+        self.take(packets)
+        many = sum(map(len, self._ended)) > min(PIECE, int(self._used.sum()))
+        return self._flows(self._all_ended() if many else self._open[:0])
+
+    def take(self, packets: Packets) -> None:
+        """Takes the next packets, and keeps the flows that end."""
         self.counts["packets"] += len(packets)
         self._parts.append(packets)
         waiting = sum(map(len, self._parts))
-        ended = []
         if waiting >= self._size:
             whole = self._parts[0] if len(self._parts) == 1 else Packets.joined(self._parts)
             at = range(0, waiting - self._size + 1, self._size)
-            ended = [self._block(whole.take(slice(i, i + self._size))) for i in at]
+            for i in at:
+                self._block(whole.take(slice(i, i + self._size)))
             self._parts = [whole.take(slice(at[-1] + self._size, None))]
-        return self._flows(ended)
 
     def finish(self) -> Flows:
-        """The flows that were still open, by number."""
-        found = Flows.joined(list(self.rest()))
-        return found.take(np.argsort(found.number))
+        """All flows that were not given yet, by number."""
+        return self._flows(self._rest())
 
-    def rest(self) -> Iterator[Flows]:
+    def pieces(self) -> Iterator[Flows]:
         """The same piece by piece, so that not all of their tokens are in memory at once."""
-        rest = [p for p in self._parts if len(p)]
-        ended = [self._block(Packets.joined(rest))] if rest else []
-        self._open["ended"] = np.where(self._open["closed"] != NEVER, CLOSED, END)
-        self._parts, left = [], self._open[np.argsort(self._open["number"])]
-        self._open = self._open[:0]
-        yield self._flows(ended)
-        for at in range(0, len(left), PIECE):
-            yield self._flows([left[at : at + PIECE]])
+        rest = self._rest()
+        for at in range(0, max(len(rest), 1), PIECE):
+            yield self._flows(rest[at : at + PIECE])
 
-    def _block(self, packets: Packets) -> State:
-        """Takes a block of packets; the rows of the flows that ended."""
+    def _rest(self) -> State:
+        """Ends what is open; the rows of the flows that were not given yet."""
+        if any(map(len, self._parts)):
+            self._block(Packets.joined(self._parts))
+        left = self._open[self._used]
+        left["ended"] = np.where(left["closed"] != NEVER, CLOSED, END)
+        self._ended.append(left)
+        self._parts, self._open, self._used = [], self._open[:0], self._used[:0]
+        return self._all_ended()
+
+    def _all_ended(self) -> State:
+        """The rows of the flows that ended, by number."""
+        ended: State = np.concatenate([self._open[:0], *self._ended])
+        self._ended = []
+        return ended[np.argsort(ended["number"])]
+
+    def _block(self, packets: Packets) -> None:
+        """Takes a block of packets."""
         words, way = keys(packets)
         for flag, what in _FLAGS.items():
             self.counts[what] += int(np.count_nonzero(packets.flags & flag))
@@ -146,7 +151,7 @@ class Assembler:
         begun = Begun.fresh(time[first])
         goes_on = np.searchsorted(first, begins[~fresh])
         begun.start[goes_on], begun.fin[goes_on], begun.closed[goes_on] = (
-            old[~fresh][f] for f in ("start", "fin", "closed")
+            old[f][~fresh] for f in ("start", "fin", "closed")
         )
         found = cut(time, flags, way, first, begun, _ns(o.active))
 
@@ -172,10 +177,21 @@ class Assembler:
         final = group[found.first] != np.append(group[found.first[1:]], -1)  # of its key: it stays open
         follower = np.append(found.first[1:], 0)
         state["ended"] = _reason(state, silent[follower])
-        untouched = np.ones(len(self._open), bool)
-        untouched[known[carried]] = False
-        self._open = np.concatenate([self._open[untouched], state[final]])
-        return np.concatenate([gone, state[~final], self._leave(int(packets.time[-1]))])
+        self._ended += [gone, state[~final]]
+        known[~carried] = self._free(len(known) - int(carried.sum()))
+        self._open[known], self._used[known] = state[final], True
+        self._leave(int(packets.time[-1]))
+
+    def _free(self, n: int) -> Ints:
+        """So many rows that are free."""
+        free = np.flatnonzero(~self._used)
+        if len(free) < n:
+            size = len(self._used)
+            rows = np.zeros(2 * size + n, _STATE)  # of what is not used yet, the system gives no memory
+            rows[:size] = self._open
+            self._open, self._used = rows, np.append(self._used, np.zeros(size + n, bool))
+            free = np.flatnonzero(~self._used)
+        return free[:n]
 
     def _sorted(self, words: NDArray[np.uint64]) -> tuple[Ints, Ints, Ints]:
         """The packets by key: their rows; where each key begins among them; its row among the open flows, or -1.
@@ -189,8 +205,10 @@ class Assembler:
             hashes = both & ~self._low
             change = np.diff(hashes, prepend=~hashes[:1]) != 0
             begins = np.flatnonzero(change)
-            at = np.argsort(self._open["hash"], kind="stable")
-            table = self._open["hash"][at]
+            used = np.flatnonzero(self._used)
+            table = self._open["hash"][used]
+            sort = np.argsort(table)
+            at, table = used[sort], table[sort]
             place = np.searchsorted(table, hashes[begins])
             hit = np.append(table, 0)[place] == hashes[begins]
             hit &= place < len(table)
@@ -251,41 +269,37 @@ class Assembler:
             state["based"][new, side] = True
         rows = np.flatnonzero((found.burst < o.bursts) & (found.place < o.packets))
         of = flow[rows]
-        kept = keep(self._layout, packets.take(order[rows]), state["base"][of], back[rows])
-        kept["flow"], kept["time"] = state["number"][of], time[rows]
-        kept["burst"], kept["place"] = found.burst[rows], found.place[rows]
-        self._kept.append(kept)
+        where = Where(state["number"][of], time[rows], found.burst[rows], found.place[rows], back[rows])
+        self._kept.append(keep(self._layout, packets, order[rows], state["base"][of], where))
 
-    def _leave(self, now: int) -> State:
+    def _leave(self, now: int) -> None:
         """Takes the flows that have ended by `now`, and the longest silent ones where too many are open, from the table."""
-        open_, o = self._open, self._options
-        tcp = ((open_["words"][:, 4] >> np.uint64(8)) & np.uint64(255)) == TCP
-        idle = now - open_["last"] > np.where(tcp, _ns(o.idle), _ns(o.idle_other))
-        closed = open_["closed"] != NEVER
-        goes = idle | (closed & (now - np.where(closed, open_["closed"], now) > LATE))
-        open_["ended"] = _reason(open_, idle)
-        over_ = len(open_) - int(goes.sum()) - o.max_flows
+        rows, o = np.flatnonzero(self._used), self._options
+        last, closed, number = (self._open[name][rows] for name in ("last", "closed", "number"))
+        tcp = ((self._open["words"][rows, 4] >> np.uint64(8)) & np.uint64(255)) == TCP
+        idle = now - last > np.where(tcp, _ns(o.idle), _ns(o.idle_other))
+        goes = idle | ((closed != NEVER) & (now - np.where(closed != NEVER, closed, now) > LATE))
+        evicted = np.zeros(len(rows), bool)
+        over_ = len(rows) - int(goes.sum()) - o.max_flows
         if over_ > 0:
             stay = np.flatnonzero(~goes)
-            silent = stay[np.lexsort((open_["number"][stay], open_["last"][stay]))[:over_]]
-            goes[silent], open_["ended"][silent] = True, EVICTED
-        left: State = open_[goes]
-        self._open = open_[~goes]
-        return left
+            evicted[stay[np.lexsort((number[stay], last[stay]))[:over_]]] = True
+        goes |= evicted
+        left = self._open[rows[goes]]
+        left["ended"] = np.where(evicted[goes], EVICTED, _reason(left, idle[goes]))
+        self._used[rows[goes]] = False
+        self._ended.append(left)
 
-    def _flows(self, ended: Sequence[State]) -> Flows:
-        """The rows of flows that ended as `Flows`, with the tokens of their packets."""
-        state = np.concatenate([np.zeros(0, _STATE), *ended])
-        state = state[np.argsort(state["number"])]
+    def _flows(self, state: State) -> Flows:
+        """The rows of flows that ended, by number, as `Flows`, with the tokens of their packets."""
         self.counts["flows"] += len(state)
         for reason, n in enumerate(np.bincount(state["ended"], minlength=len(ENDS))):
             self.counts[ENDS[reason]] += int(n)
-        numbers, rows = np.append(state["number"], -1), [np.zeros(0, self._layout.kept)]
-        for i, block in enumerate(self._kept):  # block by block, so that never all of it is there twice
-            mine = numbers[np.searchsorted(state["number"], block["flow"])] == block["flow"]
-            if mine.any():
-                rows.append(block[mine])
-                self._kept[i] = block[~mine]
+        rows = [np.zeros(0, self._layout.kept)]
+        for i, block in enumerate(self._kept if len(state) else ()):  # so that never all of it is there twice
+            mine = np.isin(block["flow"], state["number"])
+            rows.append(block[mine])
+            self._kept[i] = block[~mine]
         self._kept = [block for block in self._kept if len(block)]
         kept = np.concatenate(rows)
         few = state["packets"].sum(1) < self._options.min_packets
@@ -337,7 +351,9 @@ def flows_of(path: Path, options: ReaderOptions) -> tuple[Flows, Counter[str], l
     """
     assembler = Assembler(options)
     source = capture.read(path, options=options.tcp_options, tunnels=options.tunnels)
-    found = Flows.joined([*(assembler.add(p) for p in source), assembler.finish()])
+    for packets in source:
+        assembler.take(packets)
+    found = assembler.finish()
     counts = source.counts + assembler.counts
     odd = Counter({what: n for what, n in counts.items() if what not in PLAIN})
-    return found.take(np.argsort(found.number)), odd, source.flags
+    return found, odd, source.flags

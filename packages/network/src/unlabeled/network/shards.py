@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LIMIT = 256 << 20  # bytes of a shard at most
+LIMIT = 128 << 20  # bytes of a shard at most: one in the making is in memory twice
 MANIFEST = "flows.json"
 _FORMAT = b"unlabeled-network flows 1"
 _STAGING = ".writing"
@@ -145,7 +145,7 @@ def _manifest(to: Path, options: ReaderOptions) -> dict[str, Any]:
 def shard(source: Path, stem: str, to: Path, options: ReaderOptions, manifest: dict[str, Any]) -> bool:
     """Writes the shards of one capture, whole or not at all, and notes it in the manifest; False where they are there.
 
-    Named `<stem>.flows.arrow`, and `<stem>.part2.flows.arrow` and so on beyond 256 MB. Their flows stand in the order in
+    Named `<stem>.flows.arrow`, and `<stem>.part2.flows.arrow` and so on beyond 128 MB. Their flows stand in the order in
     which they ended. Raises BadInput where the capture cannot be read.
     """
     from unlabeled.core.files import sha256, sync, write_json
@@ -164,7 +164,7 @@ def shard(source: Path, stem: str, to: Path, options: ReaderOptions, manifest: d
     def ended() -> Iterator[Flows]:
         for part in packets:
             yield assembler.add(part)
-        yield from assembler.rest()
+        yield from assembler.pieces()
 
     names = []
     for n, parts in enumerate(_filled(ended(), LIMIT), start=1):

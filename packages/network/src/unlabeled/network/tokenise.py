@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from unlabeled.network.options import ReaderOptions
 from unlabeled.network.packets import BAD_HEADER, FRAGMENT, ICMP, ICMP6, TCP, TRUNCATED, UDP, Packets
 
 Ints = NDArray[np.int64]
+Records = NDArray[np.void]
 OTHER, IS_TCP, IS_UDP, IS_ICMP = range(4)
 _HEADERS = {
     OTHER: (),
@@ -24,14 +26,15 @@ _HEADERS = {
 }
 FAST_FROM = 1 << 18  # packets
 _met = 0
-_BURST, _IP = len(fields.BURST), len(fields.IP)
+_BURST, _IP, _LENGTH = len(fields.BURST), len(fields.IP), 2  # tokens of each; which one of IP is its length
 
 
 class Layout:
     """Which tokens a packet of each kind has, behind the four of its burst.
 
     ids (4, W): token types, by kind (OTHER, IS_TCP, ...), with the burst's first; counts (4,): how many of a packet are there
-    (TCP 12, UDP 6, ICMP 7, other 5; with payload 18, 12, 13; TCP with its options 20 more). kept: the record of a packet.
+    (TCP 12, UDP 6, ICMP 7, other 5; with payload 18, 12, 13; TCP with its options 20 more). kept: the record of a packet,
+    with the 16 bits of each of its own tokens.
     """
 
     def __init__(self, options: ReaderOptions) -> None:
@@ -54,23 +57,17 @@ class Layout:
         self.template[:, :, 0] = self.ids
         self.template[:, :_BURST, 5] = np.arange(_BURST)
         self.template[:, _BURST:, 5] = np.arange(self.width - _BURST)
-        self.kept = np.dtype(
-            [
-                ("flow", "i8"),
-                ("time", "i8"),
-                ("length", "u2"),
-                ("burst", "u1"),
-                ("place", "u1"),
-                ("back", "?"),
-                ("kind", "u1"),
-                ("lost", "?"),
-                ("held", "u1"),
-                ("optional", "u1"),
-                ("values", "u2", (self.width,)),
-            ]
-        )
+        places = [
+            ("flow", "i8"),
+            ("time", "i8"),
+            ("values", "u2", (self.width - _BURST,)),
+            ("back", "?"),
+            ("lost", "?"),
+        ]
+        small = [(name, "u1") for name in ("kind", "burst", "place", "held", "optional")]
+        self.kept = np.dtype([*places, *small], align=True)
 
-    def valid(self, kept: NDArray[np.void]) -> NDArray[np.bool_]:
+    def valid(self, kept: Records) -> NDArray[np.bool_]:
         """(N, W): False for payload and options that a packet has not or were not captured, and for a header that was not."""
         valid = np.ones((len(kept), self.width), bool)
         for kind in (IS_TCP, IS_UDP, IS_ICMP):
@@ -85,96 +82,114 @@ class Layout:
         return valid
 
 
-def kinds(packets: Packets) -> NDArray[np.uint8]:
-    """Which header follows the IP header: OTHER also for a fragment that is not the first."""
-    kind = np.full(len(packets), OTHER, np.uint8)
-    for protocol, is_ in ((TCP, IS_TCP), (UDP, IS_UDP), (ICMP, IS_ICMP), (ICMP6, IS_ICMP)):
-        kind[packets.protocol == protocol] = is_
-    kind[(packets.flags & FRAGMENT) != 0] = OTHER
-    return kind
+class Where(NamedTuple):
+    """Where packets stand, (N,) each: number of the flow, ns, burst of the flow, place in the burst, direction."""
+
+    flow: Ints
+    time: Ints
+    burst: Ints
+    place: Ints
+    back: NDArray[np.bool_]
 
 
-def keep(layout: Layout, packets: Packets, base: NDArray[np.uint32], back: NDArray[np.bool_]) -> NDArray[np.void]:
-    """The records of packets, without flow, time, burst and place.
+def keep(layout: Layout, packets: Packets, at: Ints, base: NDArray[np.uint32], where: Where) -> Records:
+    """The records of the packets in the rows `at`.
 
     base (N, 2): the sequence numbers that count as 0 in their flows, of the client and back. An acknowledgement without
     its flag counts as 0. Values of 16 bits; seq and ack wrap at 2^32.
     """
-    kind = kinds(packets)
-    kept = np.zeros(len(packets), layout.kept)
-    kept["length"], kept["back"], kept["kind"] = packets.length, back, kind
-    short = np.where(kind == IS_TCP, packets.offset == 0, (kind == IS_UDP) & (packets.udp_length == 0))
-    kept["lost"] = short & ((packets.flags & (TRUNCATED | BAD_HEADER)) != 0)
-    kept["held"], kept["optional"] = packets.held, packets.options_length
-    values = kept["values"]
-    (fast.fill if (fast := compiled(len(kept))) else fill)(values, kind, packets, base, back)
-    at = _BURST + _IP
+    kept = np.zeros(len(at), layout.kept)
+    (fast.fill if (fast := compiled(len(kept))) else fill)(kept, packets, at, base, where)
+    kind, values = kept["kind"], kept["values"]
     if layout.options.tcp_options:
-        _words(values, np.flatnonzero(kind == IS_TCP), at + 7, packets.options)
+        _words(values, np.flatnonzero(kind == IS_TCP), at, _IP + 7, packets.options)
     if layout.options.payload:
         for is_ in (IS_TCP, IS_UDP, IS_ICMP):
-            _words(values, np.flatnonzero(kind == is_), _BURST + int(layout.counts[is_]) - 6, packets.payload)
+            _words(values, np.flatnonzero(kind == is_), at, int(layout.counts[is_]) - 6, packets.payload)
     return kept
 
 
-def fill(
-    values: NDArray[np.uint16],
-    kind: NDArray[np.uint8],
-    packets: Packets,
-    base: NDArray[np.uint32],
-    back: NDArray[np.bool_],
-) -> None:
-    """Writes what the headers of IP, TCP, UDP and ICMP say into (N, W), behind the place of the burst."""
-    for i, name in enumerate(("header", "tos", "length", "bits", "ttl"), start=_BURST):
-        values[:, i] = getattr(packets, name)
-    at = _BURST + _IP
+def fill(kept: Records, packets: Packets, at: Ints, base: NDArray[np.uint32], where: Where) -> None:
+    """Writes into records what the headers of IP, TCP, UDP and ICMP say, and where they stand.
+
+    The kind is that of the header behind that of IP: OTHER also for a fragment that is not the first.
+    """
+    for name, column in where._asdict().items():
+        kept[name] = column
+    kind, values, protocol, flags = kept["kind"], kept["values"], packets.protocol[at], packets.flags[at]
+    for number, is_ in ((TCP, IS_TCP), (UDP, IS_UDP), (ICMP, IS_ICMP), (ICMP6, IS_ICMP)):
+        kind[(protocol == number) & ((flags & FRAGMENT) == 0)] = is_
+    short = np.where(kind == IS_TCP, packets.offset[at] == 0, (kind == IS_UDP) & (packets.udp_length[at] == 0))
+    kept["lost"] = short & ((flags & (TRUNCATED | BAD_HEADER)) != 0)
+    kept["held"], kept["optional"] = packets.held[at], packets.options_length[at]
+    for i, name in enumerate(("header", "tos", "length", "bits", "ttl")):
+        values[:, i] = getattr(packets, name)[at]
     rows = np.flatnonzero(kind == IS_TCP)
-    side = back[rows].astype(np.intp)
-    seq = packets.seq[rows] - base[rows, side]
-    ack = np.where((packets.tcp_flags[rows] & ACK) != 0, packets.ack[rows] - base[rows, 1 - side], np.uint32(0))
-    parts = (
-        packets.tcp_flags[rows],
-        packets.window[rows],
-        seq >> 16,
-        seq & 0xFFFF,
-        ack >> 16,
-        ack & 0xFFFF,
-        packets.urgent[rows],
-    )
-    for i, part in enumerate(parts, start=at):
+    of, side = at[rows], where.back[rows].astype(np.intp)
+    said = packets.tcp_flags[of]
+    seq = packets.seq[of] - base[rows, side]
+    ack = np.where((said & ACK) != 0, packets.ack[of] - base[rows, 1 - side], np.uint32(0))
+    parts = (said, packets.window[of], seq >> 16, seq & 0xFFFF, ack >> 16, ack & 0xFFFF, packets.urgent[of])
+    for i, part in enumerate(parts, start=_IP):
         values[rows, i] = part
     rows = np.flatnonzero(kind == IS_UDP)
-    values[rows, at] = packets.udp_length[rows]
+    values[rows, _IP] = packets.udp_length[at[rows]]
     rows = np.flatnonzero(kind == IS_ICMP)
-    values[rows, at], values[rows, at + 1] = packets.icmp_type[rows], packets.icmp_code[rows]
+    values[rows, _IP], values[rows, _IP + 1] = packets.icmp_type[at[rows]], packets.icmp_code[at[rows]]
 
 
-def rows(
-    template: NDArray[np.uint8],
-    counts: Ints,
-    values: NDArray[np.uint16],
-    kind: NDArray[np.uint8],
-    burst: NDArray[np.uint8],
-    place: NDArray[np.uint8],
-) -> NDArray[np.uint8]:
-    """The tokens (T, 6) of packets, those of the burst before its first one; template, counts: of Layout."""
-    made = template[kind]
-    made[:, :, 1], made[:, :, 2] = values >> 8, values & 255
-    made[:, :, 3] = burst[:, None]
-    made[:, _BURST:, 4] = place[:, None] + 1
-    chosen = there(counts, kind, place, values.shape[1])
-    return made.reshape(-1, 6).view("V6").ravel()[chosen.ravel()].view(np.uint8).reshape(-1, 6)
+def look(kept: Records) -> tuple[bool, bool]:
+    """Whether records stand by flow, burst and place; and whether a header of any is lost."""
+    at = _order(kept)
+    return bool((at[1:] >= at[:-1]).all()), bool(kept["lost"].any())
 
 
-def there(counts: Ints, kind: NDArray[np.uint8], place: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+def _order(kept: Records) -> Ints:
+    order: Ints = kept["flow"] << 16 | kept["burst"].astype(np.int64) << 8 | kept["place"]
+    return order
+
+
+def measure(counts: Ints, kept: Records) -> tuple[Ints, Ints]:
+    """Of records in order (4, B): direction, bytes, packets and gap (ns) of each burst; and the offsets of `tokenise`.
+
+    counts: of Layout.
+    """
+    n, heads = len(kept), np.flatnonzero(kept["place"] == 0)
+    begins = np.flatnonzero(np.diff(kept["flow"], prepend=-1))
+    found = np.zeros((4, len(heads)), np.int64)
+    if n:
+        flow = np.searchsorted(begins, heads, side="right") - 1
+        found[0] = kept["back"][heads]
+        by = ways(flow, found[0] > 0)
+        start = kept["time"][heads[by.order]]
+        gap = np.diff(start, prepend=start[:1])
+        gap[by.first] = 0
+        found[1] = np.add.reduceat(kept["values"][:, _LENGTH], heads, dtype=np.int64)
+        found[2], found[3, by.order] = np.diff(heads, append=n), gap
+    sizes = counts[kept["kind"]] + _BURST * (kept["place"] == 0)
+    return found, np.append(np.cumsum(sizes)[begins] - sizes[begins], sizes.sum())
+
+
+def rows(layout: Layout, kept: Records, said: NDArray[np.uint16], total: int) -> NDArray[np.uint8]:
+    """The tokens (total, 6) of records in order, those of a burst, said (B, 4), before its first packet."""
+    made, first = layout.template[kept["kind"]], kept["place"] == 0
+    made[first, :_BURST, 1], made[first, :_BURST, 2] = said >> 8, said & 255
+    made[:, _BURST:, 1], made[:, _BURST:, 2] = kept["values"] >> 8, kept["values"] & 255
+    made[:, :, 3] = kept["burst"][:, None]
+    made[:, _BURST:, 4] = kept["place"][:, None] + 1
+    tokens: NDArray[np.void] = made.reshape(-1, 6).view("V6").ravel()[there(layout, kept).ravel()]
+    return tokens.view(np.uint8).reshape(total, 6)
+
+
+def there(layout: Layout, kept: Records) -> NDArray[np.bool_]:
     """(N, W): which tokens packets have."""
-    chosen = (np.arange(width) < _BURST + counts[:, None])[kind]
-    chosen[:, :_BURST] = (place == 0)[:, None]
+    chosen: NDArray[np.bool_] = (np.arange(layout.width) < _BURST + layout.counts[:, None])[kept["kind"]]
+    chosen[:, :_BURST] = (kept["place"] == 0)[:, None]
     return chosen
 
 
 def compiled(packets: int) -> ModuleType | None:
-    """`fill` and `rows` by numba, where it is installed and so many packets were met that loading it takes less than it saves."""
+    """The same by numba, where it is installed and so many packets were met that loading it takes less than it saves."""
     global _met
     _met += packets
     if _met < FAST_FROM or importlib.util.find_spec("numba") is None:
@@ -184,49 +199,29 @@ def compiled(packets: int) -> ModuleType | None:
     return tokenise_fast
 
 
-def _words(values: NDArray[np.uint16], rows: Ints, at: int, content: NDArray[np.uint8]) -> None:
-    """Pairs of bytes, high first, into the columns from `at` on."""
-    high, low = content[rows, 0::2].astype(np.uint16), content[rows, 1::2]
-    values[rows, at : at + high.shape[1]] = high << 8 | low
+def _words(values: NDArray[np.uint16], rows: Ints, at: Ints, first: int, content: NDArray[np.uint8]) -> None:
+    """Pairs of bytes, high first, into the columns from `first` on."""
+    high, low = content[at[rows], 0::2].astype(np.uint16), content[at[rows], 1::2]
+    values[rows, first : first + high.shape[1]] = high << 8 | low
 
 
-def tokenise(layout: Layout, kept: NDArray[np.void]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Ints]:
+def tokenise(layout: Layout, kept: Records) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Ints]:
     """Tokens (T, 6), valid (T,) and offsets (F + 1,) of the F flows, in the order of their numbers: see `Flows`.
 
     Before the packets of a burst stand its direction (1: back), bytes with IP headers, packets, and gap: us from the
     start of the burst before in the same direction, 0 for the first; the last three as octaves. Bytes and packets are
     those of the kept packets, as in netFound: what more a burst holds does not become tokens.
     """
-    place = kept["flow"] << 16 | kept["burst"].astype(np.int64) << 8 | kept["place"]
-    if (place[1:] <= place[:-1]).any():
-        kept = kept[np.argsort(place, kind="stable")]
-    n = len(kept)
-    heads = np.flatnonzero(kept["place"] == 0)
-    begins = np.flatnonzero(np.diff(kept["flow"], prepend=-1))
-    values = np.ascontiguousarray(kept["values"])
-    if n:
-        bursts = kept[["flow", "time", "back"]][heads]
-        by = ways(np.cumsum(np.diff(bursts["flow"], prepend=bursts["flow"][:1]) != 0), bursts["back"])
-        start = bursts["time"][by.order]
-        gap = np.diff(start, prepend=start[:1])
-        gap[by.first] = 0
-        values[heads, 0] = bursts["back"]
-        values[heads, 1] = fields.octaves(np.add.reduceat(kept["length"], heads, dtype=np.int64))
-        values[heads, 2] = fields.octaves(np.diff(heads, append=n))
-        values[heads[by.order], 3] = fields.octaves(gap / 1000)
-    kind, first = np.ascontiguousarray(kept["kind"]), kept["place"] == 0
-    tokens = (fast.rows if (fast := compiled(0)) else rows)(
-        layout.template,
-        layout.counts,
-        values,
-        kind,
-        np.ascontiguousarray(kept["burst"]),
-        np.ascontiguousarray(kept["place"]),
+    by: Any = compiled(0)
+    ordered, lost = (by.look if by else look)(kept)
+    if not ordered:
+        kept = kept[np.argsort(_order(kept))]
+    (direction, size, packets, gap), offsets = (by.measure if by else measure)(layout.counts, kept)
+    said = np.stack(
+        [direction, *map(fields.octaves, (size, packets, gap / 1000))], 1, dtype=np.uint16, casting="unsafe"
     )
-    exact = layout.options.payload or layout.options.tcp_options or bool(kept["lost"].any())
+    tokens = (by.rows if by else rows)(layout, kept, said, int(offsets[-1]))
     valid = np.ones(len(tokens), bool)
-    if exact:
-        valid = layout.valid(kept)[there(layout.counts, kind, kept["place"], layout.width)]
-    sizes = layout.counts[kind] + _BURST * first
-    offsets = np.append(np.concatenate([[0], np.cumsum(sizes)])[begins], sizes.sum())
+    if layout.options.payload or layout.options.tcp_options or lost:
+        valid = layout.valid(kept)[there(layout, kept)]
     return tokens, valid, offsets

@@ -1,72 +1,133 @@
-"""`tokenise.fill` and `tokenise.rows` again, one packet after the other, compiled by numba; the numpy ones are the reference."""
+"""`fill`, `look`, `measure` and `rows` of `tokenise` again, compiled by numba; the numpy ones are the reference."""
+
+# what is compiled has the types that numba finds
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unlabeled.network import packets as p_
 from unlabeled.network.decode_fast import compiled
 from unlabeled.network.packets import Packets
+from unlabeled.network.tokenise import Ints, Layout, Records, Where
 
-# of tokenise, which numba must not read from there: it imports this module
-_AT, _ACK = 9, 16  # the first value behind the IP header; the flag of TCP
-_TCP, _UDP, _ICMP = 1, 2, 3
+# of tokenise and cuts, whose changes would not renew the compiled code
+IS_TCP, IS_UDP, IS_ICMP, ACK = 1, 2, 3, 16
 
 
-def fill(
-    values: NDArray[np.uint16], kind: NDArray[np.uint8], p: Packets, base: NDArray[np.uint32], back: NDArray[np.bool_]
-) -> None:
+def fill(kept: Records, packets: Packets, at: Ints, base: NDArray[np.uint32], where: Where) -> None:
     """`tokenise.fill`."""
-    ip = (p.header, p.tos, p.length, p.bits, p.ttl)
-    tcp = (p.tcp_flags, p.window, p.seq, p.ack, p.urgent)
-    _fill(  # type: ignore[no-untyped-call]
-        values, kind, ip, tcp, p.udp_length, p.icmp_type, p.icmp_code, base, back
-    )
+    p = packets
+    ip = (p.protocol, p.flags, p.held, p.options_length, p.header, p.tos, p.length, p.bits, p.ttl)
+    tcp = (p.tcp_flags, p.window, p.seq, p.ack, p.urgent, p.offset)
+    _fill(kept, at, base, tuple(where), ip, tcp, p.udp_length, p.icmp_type, p.icmp_code)
 
 
-def rows(
-    template: NDArray[np.uint8],
-    counts: NDArray[np.int64],
-    values: NDArray[np.uint16],
-    kind: NDArray[np.uint8],
-    burst: NDArray[np.uint8],
-    place: NDArray[np.uint8],
-) -> NDArray[np.uint8]:
+def look(kept: Records) -> tuple[bool, bool]:
+    """`tokenise.look`."""
+    ordered, lost = _look(kept)
+    return bool(ordered), bool(lost)
+
+
+def measure(counts: Ints, kept: Records) -> tuple[Ints, Ints]:
+    """`tokenise.measure`."""
+    found, offsets = np.empty((4, len(kept)), np.int64), np.zeros(len(kept) + 1, np.int64)
+    bursts, flows = _measure(kept, counts, found, offsets)
+    return found[:, :bursts], offsets[: flows + 1]
+
+
+def rows(layout: Layout, kept: Records, said: NDArray[np.uint16], total: int) -> NDArray[np.uint8]:
     """`tokenise.rows`."""
-    tokens = np.empty((int((counts[kind] + 4 * (place == 0)).sum()), 6), np.uint8)
-    _rows(template, counts, values, kind, burst, place, tokens)  # type: ignore[no-untyped-call]
-    return tokens
+    tokens = np.empty((total, 3), np.uint16)
+    _rows(kept, layout.ids.astype(np.uint16), layout.counts, said, tokens)
+    return tokens.view(np.uint8)
 
 
 @compiled
-def _fill(values, kind, ip, tcp, udp_length, icmp_type, icmp_code, base, back):  # type: ignore[no-untyped-def]
-    header, tos, length, bits, ttl = ip
-    flags, window, seq, ack, urgent = tcp
-    for i in range(len(kind)):
-        row = values[i]
-        row[4], row[5], row[6], row[7], row[8] = header[i], tos[i], length[i], bits[i], ttl[i]
-        if kind[i] == _TCP:
-            side = 1 if back[i] else 0
-            sent = np.uint32(seq[i] - base[i, side])
-            seen = np.uint32(ack[i] - base[i, 1 - side]) if flags[i] & _ACK else np.uint32(0)
-            row[_AT], row[_AT + 1], row[_AT + 6] = flags[i], window[i], urgent[i]
-            row[_AT + 2], row[_AT + 3] = sent >> 16, sent & 0xFFFF
-            row[_AT + 4], row[_AT + 5] = seen >> 16, seen & 0xFFFF
-        elif kind[i] == _UDP:
-            row[_AT] = udp_length[i]
-        elif kind[i] == _ICMP:
-            row[_AT], row[_AT + 1] = icmp_type[i], icmp_code[i]
+def _fill(kept, at, base, where, ip, tcp, udp_length, icmp_type, icmp_code):
+    flow, time, burst, place, back = where
+    protocol, odd, held, optional, header, tos, length, bits, ttl = ip
+    flags, window, seq, ack, urgent, offset = tcp
+    for n in range(len(at)):
+        k, i = kept[n], at[n]
+        row = k.values
+        k.flow, k.time, k.burst, k.place, k.back = flow[n], time[n], burst[n], place[n], back[n]
+        k.held, k.optional = held[i], optional[i]
+        row[0], row[1], row[2], row[3], row[4] = header[i], tos[i], length[i], bits[i], ttl[i]
+        cut = (odd[i] & (p_.TRUNCATED | p_.BAD_HEADER)) != 0
+        if odd[i] & p_.FRAGMENT:
+            continue
+        if protocol[i] == p_.TCP:
+            k.kind, k.lost = IS_TCP, offset[i] == 0 and cut
+            side = 1 if back[n] else 0
+            sent = np.uint32(seq[i] - base[n, side])
+            seen = np.uint32(ack[i] - base[n, 1 - side]) if flags[i] & ACK else np.uint32(0)
+            row[5], row[6], row[11] = flags[i], window[i], urgent[i]
+            row[7], row[8] = sent >> 16, sent & 0xFFFF
+            row[9], row[10] = seen >> 16, seen & 0xFFFF
+        elif protocol[i] == p_.UDP:
+            k.kind, k.lost = IS_UDP, udp_length[i] == 0 and cut
+            row[5] = udp_length[i]
+        elif protocol[i] == p_.ICMP or protocol[i] == p_.ICMP6:
+            k.kind = IS_ICMP
+            row[5], row[6] = icmp_type[i], icmp_code[i]
 
 
 @compiled
-def _rows(template, counts, values, kind, burst, place, tokens):  # type: ignore[no-untyped-def]
-    at = 0
-    for i in range(len(kind)):
-        k = kind[i]
-        for j in range(0 if place[i] == 0 else 4, 4 + counts[k]):
-            token = tokens[at]
-            token[0] = template[k, j, 0]
-            token[1], token[2] = values[i, j] >> 8, values[i, j] & 255
-            token[3], token[4] = burst[i], 0 if j < 4 else place[i] + 1
-            token[5] = template[k, j, 5]
+def _look(kept):
+    ordered, lost, before, flow = True, False, -1, -1
+    for i in range(len(kept)):
+        k = kept[i]
+        place = np.int64(k.burst) << 8 | k.place
+        ordered &= k.flow > flow or (k.flow == flow and place >= before)
+        lost |= k.lost
+        flow, before = k.flow, place
+    return ordered, lost
+
+
+@compiled
+def _measure(kept, counts, found, offsets):
+    burst = flow = -1
+    total, last = 0, np.zeros(2, np.int64)
+    for i in range(len(kept)):
+        k = kept[i]
+        side = 1 if k.back else 0
+        if i == 0 or k.flow != kept[i - 1].flow:
+            flow += 1
+            offsets[flow] = total
+            last[:] = -1  # the burst before in each direction
+        if k.place == 0:
+            burst += 1
+            found[0, burst], found[1, burst], found[2, burst], found[3, burst] = side, 0, 0, 0
+            if last[side] >= 0:
+                found[3, burst] = k.time - kept[last[side]].time
+            last[side] = i
+            total += 4
+        found[1, burst] += k.values[2]
+        found[2, burst] += 1
+        total += counts[k.kind]
+    offsets[flow + 1] = total
+    return burst + 1, flow + 1
+
+
+@compiled
+def _rows(kept, ids, counts, said, tokens):
+    at, burst = 0, -1
+    for i in range(len(kept)):
+        k = kept[i]
+        behind = np.uint16(k.burst) << 8
+        if k.place == 0:
+            burst += 1
+            for j in range(4):
+                value = said[burst, j]
+                # two bytes at a time: numba has only machines where the low one comes first
+                tokens[at, 0], tokens[at, 1], tokens[at, 2] = ids[0, j] | value & 0xFF00, value & 255 | behind, j << 8
+                at += 1
+        of, place = ids[k.kind], np.uint16(k.place) + 1
+        for j in range(counts[k.kind]):
+            value = k.values[j]
+            tokens[at, 0] = of[4 + j] | value & 0xFF00
+            tokens[at, 1], tokens[at, 2] = value & 255 | behind, place | j << 8
             at += 1
