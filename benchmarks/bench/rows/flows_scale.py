@@ -19,7 +19,7 @@ ALONE = """
 import json, sys, time
 begin = time.perf_counter()
 from pathlib import Path
-from unlabeled.network import shards
+from unlabeled.network.flow import shards
 from unlabeled.network.options import ReaderOptions
 manifest = {"captures": {}}
 shards.shard(Path(sys.argv[1]), "lot", Path(sys.argv[2]), ReaderOptions(), manifest)
@@ -31,7 +31,7 @@ print(json.dumps(manifest["captures"]["lot"] | {"s": seconds, "MB": int(peak.spl
 
 def measure(tiny: bool) -> dict[str, Any]:
     """One fresh process, after one that wrote the capture."""
-    from unlabeled.network import shards
+    from unlabeled.network.flow import shards
 
     with tempfile.TemporaryDirectory() as folder:
         capture, to = Path(folder) / "lot.pcap", Path(folder) / "out"

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from bench.row import Row, Work
 from unlabeled.core.training.memory import keep_freed
-from unlabeled.network import fields, tokenise
+from unlabeled.network.capture.packets import TCP, UDP, Packets
+from unlabeled.network.flow import fields, tokenise
+from unlabeled.network.flow.tokenise import Layout, Where, keep
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.packets import TCP, UDP, Packets
-from unlabeled.network.tokenise import Layout, Where, keep
 
 BURSTS, PACKETS = 6, 5  # of each flow, and of each burst
 NUMBA = importlib.util.find_spec("numba") is not None

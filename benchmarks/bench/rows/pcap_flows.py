@@ -14,10 +14,11 @@ import torch
 
 from bench import traffic
 from bench.row import Row, Work
-from unlabeled.network import capture, tokenise
-from unlabeled.network.assemble import flows_of
+from unlabeled.network import capture
+from unlabeled.network.flow import tokenise
+from unlabeled.network.flow.assemble import flows_of
+from unlabeled.network.flow.statistics import NAMES
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.statistics import NAMES
 
 OPTIONS = ReaderOptions()
 GAP = 0.01

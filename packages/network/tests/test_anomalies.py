@@ -14,9 +14,9 @@ from unlabeled.core.cli.shell import make_app, run
 from unlabeled.core.contracts import Leakage, RequestError
 from unlabeled.core.contracts.recipe import Recipe, validated
 from unlabeled.core.pretraining import pretrain
-from unlabeled.network.anomalies import anomalies
-from unlabeled.network.anomaly_scores import distances, find, whitened
-from unlabeled.network.detection import METRICS, average_precision, compared, found_at_few_alarms, tally
+from unlabeled.network.anomaly.anomalies import anomalies
+from unlabeled.network.anomaly.detection import METRICS, average_precision, compared, found_at_few_alarms, tally
+from unlabeled.network.anomaly.scores import distances, find, whitened
 
 from .data import logs
 
@@ -93,7 +93,7 @@ def test_distances_equal_brute_force_on_whitened_values(monkeypatch):
     a, b = whitened(normal, tested)
     expected = np.sort(cdist(b, a), 1)[:, :4].mean(1)
     np.testing.assert_allclose(distances(normal, tested, 4), expected, rtol=1e-9)
-    monkeypatch.setattr("unlabeled.network.anomaly_scores.CELLS", 60 * 7)  # 7 rows at a time
+    monkeypatch.setattr("unlabeled.network.anomaly.scores.CELLS", 60 * 7)  # 7 rows at a time
     np.testing.assert_allclose(distances(normal, tested, 4), expected, rtol=1e-9)
 
 

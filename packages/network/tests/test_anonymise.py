@@ -9,12 +9,12 @@ import pytest
 from unlabeled.core.cli.domain import build
 from unlabeled.core.cli.shell import run
 from unlabeled.core.contracts.domain import domain
-from unlabeled.network.anonymiser import Anonymiser, checksum
-from unlabeled.network.assemble import flows_of
-from unlabeled.network.containers import frames as read_frames
-from unlabeled.network.crypto_pan import CryptoPAn
+from unlabeled.network.capture.containers import frames as read_frames
+from unlabeled.network.flow.assemble import flows_of
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.scrub import DEPTH, Dropped, scrub
+from unlabeled.network.privacy.anonymiser import Anonymiser, checksum
+from unlabeled.network.privacy.crypto_pan import CryptoPAn
+from unlabeled.network.privacy.scrub import DEPTH, Dropped, scrub
 
 from .data import captures as make
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlabeled.network import capture, flow_keys
-from unlabeled.network.assemble import Assembler, flows_of
-from unlabeled.network.flows import ENDS, Flows
+from unlabeled.network import capture
+from unlabeled.network.capture.packets import Packets
+from unlabeled.network.flow import keys as flow_keys
+from unlabeled.network.flow.assemble import Assembler, flows_of
+from unlabeled.network.flow.flows import ENDS, Flows
+from unlabeled.network.flow.statistics import NAMES, SHORTCUTS
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.packets import Packets
-from unlabeled.network.statistics import NAMES, SHORTCUTS
 
 from .data import captures, flow_reference
 from .data.flow_reference import ACK, FIN, RST, START, SYN, S, lot, made
@@ -127,7 +128,7 @@ def test_keys_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> Non
 
     p = lot(600, 5)
     expected = assembled([p])
-    monkeypatch.setattr("unlabeled.network.assemble.mixed", weak)
+    monkeypatch.setattr("unlabeled.network.flow.assemble.mixed", weak)
     same(assembled([p], block=50), expected)
     assert max(seeds) == 3
 

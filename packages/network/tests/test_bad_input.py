@@ -38,7 +38,7 @@ import yaml
 from unlabeled.core.cli.domain import build
 from unlabeled.core.cli.shell import run
 from unlabeled.core.contracts.domain import domain
-from unlabeled.network.fields import VOCABULARY
+from unlabeled.network.flow.fields import VOCABULARY
 
 from .data import captures, logs
 from .data.captures import MS, START, block, enhanced, interface, odd, section, session, write_pcap

@@ -8,7 +8,7 @@ from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Data
 from unlabeled.core.evaluation.heads import Boosting, head_of, suits
 from unlabeled.network.baselines import Ports, Statistics
-from unlabeled.network.statistics import NAMES, SHORTCUTS
+from unlabeled.network.flow.statistics import NAMES, SHORTCUTS
 
 
 def sample(statistics: list[float], ports: tuple[int, int]) -> Sample:

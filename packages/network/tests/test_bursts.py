@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlabeled.network.bursts import Before, bursts, ways
+from unlabeled.network.flow.bursts import Before, bursts, ways
 
 from .data import flow_reference
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from unlabeled.core.contracts import BadInput, RequestError
-from unlabeled.network import capture, containers
-from unlabeled.network.packets import Packets
+from unlabeled.network import capture
+from unlabeled.network.capture import containers
+from unlabeled.network.capture.packets import Packets
 
 from .data import captures as make
 from .data.mutations import differing, real, whole

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from unlabeled.network.crypto_pan import AT_ONCE, Bytes, CryptoPAn
+from unlabeled.network.privacy.crypto_pan import AT_ONCE, Bytes, CryptoPAn
 
 # the key and the addresses of the authors' own sample trace
 KEY = bytes.fromhex("1522178d33a4cf80130a5b1649907d10d8988f837979652762574c2d2a842202")

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlabeled.network import capture, decode
-from unlabeled.network import packets as flag
-from unlabeled.network.packets import Packets
-from unlabeled.network.window import Frames
+from unlabeled.network import capture
+from unlabeled.network.capture import decode
+from unlabeled.network.capture import packets as flag
+from unlabeled.network.capture.packets import Packets
+from unlabeled.network.capture.window import Frames
 
 from .data import captures as make
 from .data import plain
@@ -25,7 +26,7 @@ from .data.mutations import alone, differing, real, whole
 COMPILED = importlib.util.find_spec("numba") is not None
 FAST = [False, True] if COMPILED else [False]
 if COMPILED:
-    from unlabeled.network import decode_fast
+    from unlabeled.network.capture import decode_fast
 needs_numba = pytest.mark.skipif(not COMPILED, reason="numba is not installed")
 ODD = make.odd()
 
@@ -235,7 +236,7 @@ def test_known_values(name: str, want: dict[str, Any]) -> None:
     ],
 )
 def test_frames_without_ip_are_counted_by_reason(name: str, said: str) -> None:
-    from unlabeled.network.links import REASONS
+    from unlabeled.network.capture.links import REASONS
 
     found, at = one(ODD[name])
     assert found is None and REASONS[at] == said
@@ -333,7 +334,7 @@ def test_large_captures_are_compiled_and_small_ones_are_not(tmp_path: Path, monk
 @needs_numba
 def test_the_compiled_code_lies_in_no_package(tmp_path: Path) -> None:
     """And where its folder cannot be written, it is kept nowhere."""
-    call = "from unlabeled.network import decode_fast as f; print(f.FOLDER, f._cut.stats.cache_path)"
+    call = "from unlabeled.network.capture import decode_fast as f; print(f.FOLDER, f._cut.stats.cache_path)"
     (blocked := tmp_path / "file").write_text("no folder")
     for cache in (tmp_path / "cache", blocked):
         done = subprocess.run(

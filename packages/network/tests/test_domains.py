@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from unlabeled.core.contracts import RequestError
-from unlabeled.network import domains as module
-from unlabeled.network.domains import domains, family
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.url_lists import read
+from unlabeled.network.url import domains as module
+from unlabeled.network.url.domains import domains, family
+from unlabeled.network.url.lists import read
 
 
 def table(path: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from unlabeled.core.tokens.packed import packed_tokens
 from unlabeled.core.tokens.tokens import Tokens
 from unlabeled.network import domain
 from unlabeled.network.encoder import FlowEncoder
-from unlabeled.network.fields import VOCABULARY
+from unlabeled.network.flow.fields import VOCABULARY
 from unlabeled.network.testing import SPEC, conversation, flow, packed, tokens
 
 KINDS: tuple[dict[str, Any], ...] = ({}, {"positions": "sincos"}, {"positions": "learned", "grid": (12, 4, 12)})

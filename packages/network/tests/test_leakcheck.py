@@ -9,8 +9,8 @@ from unlabeled.core.cli.domain import build
 from unlabeled.core.cli.shell import run
 from unlabeled.core.contracts import Input, Leakage, RequestError, Sample
 from unlabeled.core.contracts.domain import domain
-from unlabeled.network.probes import BUNDLE, LOT, MAJORITY, PROBES, RANDOM, STATISTICS, check
-from unlabeled.network.twins import elsewhere, simhashes
+from unlabeled.network.leaks.probes import BUNDLE, LOT, MAJORITY, PROBES, RANDOM, STATISTICS, check
+from unlabeled.network.leaks.twins import elsewhere, simhashes
 
 from .data import captures as make
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unlabeled.core.contracts.batch import Packed
 from unlabeled.core.testing.method import CTX
 from unlabeled.network.encoder import FlowEncoder
-from unlabeled.network.fields import first
+from unlabeled.network.flow.fields import first
 from unlabeled.network.methods.masked_packets import MaskedPackets
 from unlabeled.network.testing import SPEC, batched
 

@@ -16,8 +16,9 @@ import yaml
 from unlabeled.core.cli.domain import build
 from unlabeled.core.cli.shell import run
 from unlabeled.core.contracts.domain import domain
-from unlabeled.network import fields, table_kinds
-from unlabeled.network.url_tokens import PART_IDS, SMALLEST
+from unlabeled.network.flow import fields
+from unlabeled.network.table import kinds as table_kinds
+from unlabeled.network.url.tokens import PART_IDS, SMALLEST
 
 from .data import captures, logs
 from .data.captures import START, datagrams, merged, session, write_pcap

@@ -17,10 +17,10 @@ import pytest
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.network import capture
-from unlabeled.network.assemble import flows_of
-from unlabeled.network.flows import Flows
+from unlabeled.network.capture.packets import Packets
+from unlabeled.network.flow.assemble import flows_of
+from unlabeled.network.flow.flows import Flows
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.packets import Packets
 from unlabeled.network.read import Reader
 from unlabeled.network.samples import services
 

@@ -15,13 +15,14 @@ import pytest
 from unlabeled.core.cli.domain import build
 from unlabeled.core.cli.shell import run
 from unlabeled.core.contracts import BadInput
-from unlabeled.network import domain, shards
-from unlabeled.network.assemble import flows_of
-from unlabeled.network.flows import Flows
+from unlabeled.network import domain
+from unlabeled.network.flow import shards
+from unlabeled.network.flow.assemble import flows_of
+from unlabeled.network.flow.flows import Flows
+from unlabeled.network.flow.statistics import SHORTCUTS
 from unlabeled.network.kinds import SHARD, stem
 from unlabeled.network.options import ReaderOptions
 from unlabeled.network.read import Reader
-from unlabeled.network.statistics import SHORTCUTS
 
 from .data import captures
 from .data.flow_reference import lot
@@ -210,7 +211,9 @@ def test_wrong_requests(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 MEASURE = """
 import sys, numpy as np
 from pathlib import Path
-from unlabeled.network import assemble, shards, tokenise
+from unlabeled.network.flow import assemble
+from unlabeled.network.flow import shards
+from unlabeled.network.flow import tokenise
 from unlabeled.network.options import ReaderOptions
 sys.path.insert(0, sys.argv[2])
 from flow_reference import lot

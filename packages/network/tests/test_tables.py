@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from unlabeled.core.contracts import BadInput
+from unlabeled.network.flow.statistics import SHORTCUTS
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.statistics import SHORTCUTS
-from unlabeled.network.table_kinds import PROTOCOLS, STATES, VOCABULARY
-from unlabeled.network.tables import FIELDS, read
+from unlabeled.network.table.kinds import PROTOCOLS, STATES, VOCABULARY
+from unlabeled.network.table.rows import FIELDS, read
 
 from .data import logs
 from .data.logs import CLIENT, SERVER, Flow
@@ -242,7 +242,7 @@ def test_rows_by_number_and_in_order(tmp_path):
 def test_blocks_of_text_change_nothing(tmp_path, monkeypatch, block):
     path = logs.nfdump(tmp_path / "a.csv", logs.flows(50), more=["broken"])
     whole = read(path, "a.csv", OPTIONS)
-    monkeypatch.setattr("unlabeled.network.table_columns.ROWS", block)
+    monkeypatch.setattr("unlabeled.network.table.columns.ROWS", block)
     parts = read(path, "a.csv", OPTIONS)
     assert [s.key for s in parts] == [s.key for s in whole] and parts[0].meta["flags"] == whole[0].meta["flags"]
     assert [s.inputs["x"].data.tobytes() for s in parts] == [s.inputs["x"].data.tobytes() for s in whole]

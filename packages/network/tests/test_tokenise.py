@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlabeled.network import fields
-from unlabeled.network.flows import Flows
+from unlabeled.network.capture.packets import Packets
+from unlabeled.network.flow import fields
+from unlabeled.network.flow.flows import Flows
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.packets import Packets
 
 from .data.flow_reference import ACK, PSH, START, SYN, lot, made, octaves
 from .test_assemble import assembled, compare
@@ -110,7 +110,7 @@ def test_equals_a_plain_tokenizer(seed: int, more: dict[str, Any]) -> None:
 @pytest.mark.parametrize("more", [{}, {"payload": True, "tcp_options": True}])
 def test_compiled_tokens_are_the_same_bytes(more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
-    from unlabeled.network import tokenise, tokenise_fast
+    from unlabeled.network.flow import tokenise, tokenise_fast
 
     p, options = lot(3000, 77, gap=1e7), ReaderOptions(**more)
     monkeypatch.setattr(tokenise, "compiled", lambda packets: None)

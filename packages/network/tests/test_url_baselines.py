@@ -9,9 +9,9 @@ import pytest
 
 from unlabeled.core.contracts import Sample
 from unlabeled.core.contracts.recipe import Data
-from unlabeled.network.url_baselines import Lengths, NGrams
-from unlabeled.network.url_tokens import BYTES, url_input
-from unlabeled.network.urls import PARTS, parse
+from unlabeled.network.url.baselines import Lengths, NGrams
+from unlabeled.network.url.tokens import BYTES, url_input
+from unlabeled.network.url.urls import PARTS, parse
 
 
 def samples(*urls: str) -> list[Sample]:

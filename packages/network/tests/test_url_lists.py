@@ -8,8 +8,8 @@ import pytest
 
 from unlabeled.core.contracts import BadInput, Sample
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.url_lists import read
-from unlabeled.network.url_tokens import BYTES
+from unlabeled.network.url.lists import read
+from unlabeled.network.url.tokens import BYTES
 
 
 def made(folder: Path, content: bytes, name: str = "a.urls", **options: object) -> list[Sample]:

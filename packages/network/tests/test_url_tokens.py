@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from unlabeled.core.cli.domain import build
 from unlabeled.core.contracts import RequestError
 from unlabeled.network import domain
-from unlabeled.network.url_tokens import BYTES, PART_IDS, URLTokens, tokens, train, url_input
-from unlabeled.network.urls import PARTS, parse
+from unlabeled.network.url.tokens import BYTES, PART_IDS, URLTokens, tokens, train, url_input
+from unlabeled.network.url.urls import PARTS, parse
 
 LINES = [f"https://www.example-{i % 7}.co.uk/login/Account?session={i}&next=%2Fhome{'é' * (i % 2)}" for i in range(200)]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from unlabeled.core import streams
-from unlabeled.network.url_views import LOOKALIKES, REWRITINGS, lookalike, rewrite
-from unlabeled.network.urls import Pieces, canonical, parse
+from unlabeled.network.url.urls import Pieces, canonical, parse
+from unlabeled.network.url.views import LOOKALIKES, REWRITINGS, lookalike, rewrite
 
 FULL = "https://www.Example.co.uk/a/b%2fc/~me?b=1&a=%c3%a9&b=2#top"
 

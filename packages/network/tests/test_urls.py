@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unlabeled.network.urls import LONGEST, PARTS, canonical, parse
+from unlabeled.network.url.urls import LONGEST, PARTS, canonical, parse
 
 
 def parts(url: str | bytes) -> list[tuple[str, str]]:

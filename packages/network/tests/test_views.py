@@ -21,7 +21,7 @@ from unlabeled.core.streams import Draw
 from unlabeled.core.testing.method import CTX
 from unlabeled.network import domain, views
 from unlabeled.network.encoder import FlowEncoder
-from unlabeled.network.fields import VOCABULARY, first
+from unlabeled.network.flow.fields import VOCABULARY, first
 from unlabeled.network.testing import SPEC, Burst, batched, conversation, flow, packed
 
 GIVEN: dict[str, dict[str, Any]] = {

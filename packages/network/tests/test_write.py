@@ -11,9 +11,9 @@ from unlabeled.core.contracts.domain import domain
 from unlabeled.core.contracts.recipe import Data
 from unlabeled.core.data.corpus import Corpus
 from unlabeled.core.downstream.write import Predictions, Record
-from unlabeled.network.crypto_pan import CryptoPAn
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.tables import read
+from unlabeled.network.privacy.crypto_pan import CryptoPAn
+from unlabeled.network.table.rows import read
 from unlabeled.network.write import flows, zeek
 
 from .data import captures as make

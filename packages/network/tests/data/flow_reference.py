@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from unlabeled.network import fields
+from unlabeled.network.capture.packets import Packets
+from unlabeled.network.flow import fields
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.packets import Packets
 
 S = 1_000_000_000
 START = 1_700_000_000 * S
@@ -295,7 +295,7 @@ def tokens(p: Packets, flow: Flow, o: ReaderOptions) -> list[tuple[int, int, int
 
 
 def statistics(p: Packets, flow: Flow, o: ReaderOptions) -> dict[str, float]:
-    """By the names of `unlabeled.network.statistics.NAMES`."""
+    """By the names of `unlabeled.network.flow.statistics.NAMES`."""
     seconds = (flow.last - flow.start) / 1e9
     found: dict[str, float] = {"duration": seconds, "bursts": len(bursts(flow.times, flow.back, round(o.gap * S)))}
     found["packets per second"] = len(flow.rows) / seconds if seconds else 0

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from unlabeled.core.contracts import BadInput
-from unlabeled.network import capture, containers, decode
-from unlabeled.network.links import REASONS
-from unlabeled.network.packets import Packets
-from unlabeled.network.window import Frames
+from unlabeled.network import capture
+from unlabeled.network.capture import containers, decode
+from unlabeled.network.capture.links import REASONS
+from unlabeled.network.capture.packets import Packets
+from unlabeled.network.capture.window import Frames
 
 NDPI = Path(__file__).parents[4] / "../shared/data/ndpi"
 MOST = 6_000  # bytes of a seed, so that a mutation hits headers
@@ -133,6 +134,6 @@ def checked(path: Path, tunnels: bool = True, compiled: bool = True) -> str:
 def _decoder(compiled: bool) -> Callable[..., tuple[Packets, np.ndarray]]:
     if not compiled:
         return decode.decode
-    from unlabeled.network import decode_fast
+    from unlabeled.network.capture import decode_fast
 
     return decode_fast.decode

@@ -17,7 +17,7 @@ from unlabeled.core.nn.convnet import ConvNet
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.testing.learning import descent
 from unlabeled.core.testing.method import CTX
-from unlabeled.network.fields import TYPES, VOCABULARY, first
+from unlabeled.network.flow.fields import TYPES, VOCABULARY, first
 from unlabeled.network.methods.masked_packets import MaskedPackets, repeated, units
 from unlabeled.network.testing import SPEC, Burst, FlowContract, batched, conversation, flow, packed
 

@@ -15,7 +15,7 @@ from unlabeled.core.contracts import RequestError
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.testing.method import CTX
 from unlabeled.network.corruption import numbers, ring
-from unlabeled.network.fields import TYPES, VOCABULARY, first, octaves
+from unlabeled.network.flow.fields import TYPES, VOCABULARY, first, octaves
 from unlabeled.network.methods import netfound
 from unlabeled.network.methods.netfound import NetFound, Posed, unsure
 from unlabeled.network.testing import SPEC, Burst, FlowContract, batched, conversation, flow, packed

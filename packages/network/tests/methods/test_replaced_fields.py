@@ -14,7 +14,7 @@ from torch import nn
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.testing.method import CTX
-from unlabeled.network.fields import TYPES, VOCABULARY, first
+from unlabeled.network.flow.fields import TYPES, VOCABULARY, first
 from unlabeled.network.methods.replaced_fields import ReplacedFields
 from unlabeled.network.testing import SPEC, FlowContract, batched, conversation, flow, packed
 

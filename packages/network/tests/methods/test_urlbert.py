@@ -20,8 +20,8 @@ from unlabeled.core.nn.encoder import TokenEncoder
 from unlabeled.core.testing.learning import descent
 from unlabeled.core.testing.method import CTX, Grids, MethodContract
 from unlabeled.network.methods.urlbert import URLBERT, Rewritten
-from unlabeled.network.url_tokens import BYTES, CHANNELS, PART_IDS, tokens, train, url_input
-from unlabeled.network.urls import canonical, parse
+from unlabeled.network.url.tokens import BYTES, CHANNELS, PART_IDS, tokens, train, url_input
+from unlabeled.network.url.urls import canonical, parse
 
 SIZES = (257, PART_IDS)
 ENCODER = {"width": 16, "depth": 2, "heads": 2, "patch": (1,), "vocabulary": SIZES}

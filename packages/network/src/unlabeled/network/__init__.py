@@ -7,7 +7,7 @@ _TESTS = "packages/network/tests"
 
 
 def _baseline(name: str, family: str, target: str, summary: str, paper: str = "") -> MethodCard:
-    module = target.partition(":")[0]
+    module = target.partition(":")[0].replace(".", "_")
     return MethodCard(name, "baseline", family, f"{_HERE}.{target}", summary, paper, test=f"{_TESTS}/test_{module}.py")
 
 
@@ -80,11 +80,11 @@ domain = Domain(
         _baseline(
             "ngrams+logreg",
             "texts",
-            "url_baselines:NGrams",
+            "url.baselines:NGrams",
             "hashed 3- to 5-grams of a URL's characters, logistic regression",
         ),
         _baseline(
-            "lengths+forest", "shortcuts", "url_baselines:Lengths", "how long the parts of a URL are, random forest"
+            "lengths+forest", "shortcuts", "url.baselines:Lengths", "how long the parts of a URL are, random forest"
         ),
     ),
     heads=(
@@ -101,12 +101,12 @@ domain = Domain(
     recipes=f"{_HERE}.recipes",
     samples={"services": f"{_HERE}.samples:services", "domains": f"{_HERE}.samples:domains"},
     verbs={
-        "flows": f"{_HERE}.shards:flows",
+        "flows": f"{_HERE}.flow.shards:flows",
         "labels": f"{_HERE}.labelling:labels",
-        "leakcheck": f"{_HERE}.leakcheck:leakcheck",
-        "anonymise": f"{_HERE}.anonymise:anonymise",
-        "anomalies": f"{_HERE}.anomalies:anomalies",
-        "tokenizer": f"{_HERE}.url_tokens:tokenizer",
+        "leakcheck": f"{_HERE}.leaks.leakcheck:leakcheck",
+        "anonymise": f"{_HERE}.privacy.anonymise:anonymise",
+        "anomalies": f"{_HERE}.anomaly.anomalies:anomalies",
+        "tokenizer": f"{_HERE}.url.tokens:tokenizer",
     },
     demo=f"{_HERE}.demo:demo",
 )

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from unlabeled.core.contracts import Sample
 from unlabeled.core.contracts.recipe import Data, validated
+from unlabeled.network.flow.statistics import SHORTCUTS
 from unlabeled.network.kinds import kind_of
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.statistics import SHORTCUTS
 
 Floats = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from unlabeled.core.cli.demo import QUICK, inspect_and_study
 from unlabeled.core.cli.shell import out, progress
 from unlabeled.core.contracts.recipe import Recipe, read_recipe
-from unlabeled.network.leakcheck import show
-from unlabeled.network.probes import check
+from unlabeled.network.leaks.leakcheck import show
+from unlabeled.network.leaks.probes import check
 from unlabeled.network.samples import services
 
 REAL = "real servers and clients in a laboratory: 130 captures of 13 services (tools/captures)"

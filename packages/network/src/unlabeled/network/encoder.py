@@ -18,7 +18,7 @@ from unlabeled.core.nn.fitting import Sizes
 from unlabeled.core.nn.transformer import Transformer, Turn, Watch, attended, xavier
 from unlabeled.core.tokens.positions import rotary
 from unlabeled.core.tokens.tokens import Tokens
-from unlabeled.network.fields import VOCABULARY
+from unlabeled.network.flow.fields import VOCABULARY
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from unlabeled.core.contracts import BadInput, RequestError
 from unlabeled.core.contracts.recipe import validated
 from unlabeled.core.files import free_file, write_atomic
 from unlabeled.network import kinds
-from unlabeled.network.flows import Flows
+from unlabeled.network.flow.flows import Flows
 from unlabeled.network.options import ReaderOptions
 from unlabeled.network.read import Reader
-from unlabeled.network.table_kinds import PROTOCOLS
+from unlabeled.network.table.kinds import PROTOCOLS
 
 ENDS = ("protocol", "src", "sport", "dst", "dport")
 # headings by field, likeliest first; a and b: address and port in one, as nDPI's tables have them

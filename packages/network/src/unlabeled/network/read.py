@@ -13,11 +13,11 @@ import numpy as np
 from unlabeled.core.contracts import BadInput, Input, Sample
 from unlabeled.core.contracts.sample import UNIT_OF_IDS
 from unlabeled.network import kinds
-from unlabeled.network.assemble import flows_of
-from unlabeled.network.fields import CHANNELS
-from unlabeled.network.flows import Flows
+from unlabeled.network.flow.assemble import flows_of
+from unlabeled.network.flow.fields import CHANNELS
+from unlabeled.network.flow.flows import Flows
+from unlabeled.network.flow.shards import open_shard
 from unlabeled.network.options import ReaderOptions
-from unlabeled.network.shards import open_shard
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ class Reader:
     def _table(self, path: Path) -> Sequence[Sample]:
         """The rows of a table or list; those of the last file are kept."""
         if self._rows is None or self._rows[0] != path:
-            from unlabeled.network import tables, url_lists
+            from unlabeled.network.table import rows as tables
+            from unlabeled.network.url import lists as url_lists
 
             read = url_lists.read if kinds.kind(path) == "urls" else tables.read
             self._rows = path, read(path, self._name(path), self.options)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from unlabeled.core.contracts import RequestError
 from unlabeled.core.files import folder_atomic
-from unlabeled.network.domains import domains
 from unlabeled.network.read import Reader
+from unlabeled.network.url.domains import domains
 
 __all__ = ["domains", "services"]
 

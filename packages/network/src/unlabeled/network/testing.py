@@ -22,7 +22,7 @@ from unlabeled.core.data.loading import Collate
 from unlabeled.core.methods.base import Views, unchanged
 from unlabeled.core.testing.method import BATCH, CTX, FAILED, Grids, MethodContract
 from unlabeled.core.testing.ranks import assert_same, step_and_gradients
-from unlabeled.network.fields import CHANNELS, first, octaves
+from unlabeled.network.flow.fields import CHANNELS, first, octaves
 
 SPEC = InputSpec(
     layout="packed",

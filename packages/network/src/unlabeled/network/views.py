@@ -19,7 +19,7 @@ from unlabeled.core.contracts import InputSpec, RequestError
 from unlabeled.core.contracts.batch import Packed
 from unlabeled.core.contracts.recipe import nearest
 from unlabeled.core.streams import Draw
-from unlabeled.network.fields import BYTES, CHANNELS, TYPES, first
+from unlabeled.network.flow.fields import BYTES, CHANNELS, TYPES, first
 
 
 def drop_packets(x: Packed, draw: Draw, spec: InputSpec, *, share: float = 0.2) -> Packed:

@@ -22,10 +22,10 @@ from unlabeled.core.contracts import RequestError
 from unlabeled.core.downstream.model import Model
 from unlabeled.core.downstream.write import Predictions, Record
 from unlabeled.network import kinds
-from unlabeled.network.crypto_pan import CryptoPAn
-from unlabeled.network.flows import Flows
-from unlabeled.network.key_file import SIZE, VARIABLE, read_key
-from unlabeled.network.packets import ICMP, ICMP6, TCP, UDP
+from unlabeled.network.capture.packets import ICMP, ICMP6, TCP, UDP
+from unlabeled.network.flow.flows import Flows
+from unlabeled.network.privacy.crypto_pan import CryptoPAn
+from unlabeled.network.privacy.key_file import SIZE, VARIABLE, read_key
 from unlabeled.network.read import Reader
 
 ADDRESSES = "UNLABELED_NETWORK_ADDRESSES"

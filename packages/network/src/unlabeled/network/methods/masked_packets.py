@@ -23,7 +23,7 @@ from unlabeled.core.streams import Draw
 from unlabeled.core.tokens.masks import Mask, keep_lowest
 from unlabeled.core.tokens.tokens import Tokens
 from unlabeled.network.corruption import alike
-from unlabeled.network.fields import VOCABULARY
+from unlabeled.network.flow.fields import VOCABULARY
 
 
 class MaskedPackets(MaskedTokens):

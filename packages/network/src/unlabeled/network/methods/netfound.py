@@ -22,7 +22,7 @@ from unlabeled.core.nn.transformer import xavier
 from unlabeled.core.tokens.tokens import Tokens
 from unlabeled.network.corruption import close, everybody, exchanged, numbers, own, present, ring, without
 from unlabeled.network.encoder import FlowEncoder
-from unlabeled.network.fields import BURST, TYPES, VOCABULARY, first
+from unlabeled.network.flow.fields import BURST, TYPES, VOCABULARY, first
 from unlabeled.network.methods.masked_packets import MaskedPackets
 
 TRANSPORT = ("tcp", "udp", "icmp")

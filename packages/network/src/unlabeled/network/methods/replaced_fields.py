@@ -15,7 +15,7 @@ from unlabeled.core.methods.base import Context, Views, unchanged
 from unlabeled.core.methods.replaced_tokens import Dealt, ReplacedTokens
 from unlabeled.core.nn.ids import whole_numbers
 from unlabeled.core.tokens.tokens import Tokens
-from unlabeled.network.fields import TYPES, VOCABULARY
+from unlabeled.network.flow.fields import TYPES, VOCABULARY
 from unlabeled.network.methods.masked_packets import MaskedPackets, but_field
 
 

@@ -24,9 +24,9 @@ from unlabeled.core.nn.ids import whole_numbers
 from unlabeled.core.streams import Draw
 from unlabeled.core.tokens.replace import replaced
 from unlabeled.core.tokens.tokens import Tokens
-from unlabeled.network.url_tokens import CHANNELS, PART_IDS, tokens
-from unlabeled.network.url_views import lookalike, rewrite
-from unlabeled.network.urls import parse
+from unlabeled.network.url.tokens import CHANNELS, PART_IDS, tokens
+from unlabeled.network.url.urls import parse
+from unlabeled.network.url.views import lookalike, rewrite
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How far a record lies from normal ones."""

@@ -1,0 +1,1 @@
+"""Packets to flows: bursts, statistics, tokens, shards."""

@@ -1,0 +1,1 @@
+"""Whether shortcuts alone have the score."""

@@ -1,0 +1,1 @@
+"""Tables of flows: Zeek's, nfdump's and CICFlowMeter's."""

@@ -1,0 +1,1 @@
+"""URLs: parts, tokens, views, lists."""
