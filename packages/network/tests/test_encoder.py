@@ -96,7 +96,7 @@ def test_the_order_in_memory_does_not_count() -> None:
 
 def test_one_burst_by_hand() -> None:
     # a softmax over one key is 1, so attention over bursts is the value alone: b + proj(V norm(b)), then the MLP, whatever
-    # the rotary positions; and the mean of one vector is that vector
+    # the rotary positions; the mean of its tokens joins it, and the mean of one vector is that vector
     enc = encoder(depth=1)
     x = packed([flow(conversation(np.random.default_rng(0), 1))])
     seen: list[torch.Tensor] = []
@@ -107,7 +107,7 @@ def test_one_burst_by_hand() -> None:
     value = F.linear(block.norm1(b), block.attn.qkv.weight[48:], block.attn.qkv.bias[48:])
     b = b + block.attn.proj(value)
     b = b + block.mlp(block.norm2(b))
-    expected = enc.transformer.norm(b)
+    expected = enc.transformer.norm(b + seen[0][:, 1:].mean(1))
     torch.testing.assert_close(out.bursts[:, 0], expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(out.features.pooled, expected, rtol=0, atol=1e-12)
     # a token: its own vector with those of its burst and its flow

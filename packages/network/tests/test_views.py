@@ -27,6 +27,7 @@ from unlabeled.network.testing import SPEC, Burst, batched, conversation, flow, 
 GIVEN: dict[str, dict[str, Any]] = {
     "drop_packets": {"share": 0.4},
     "drop_fields": {"share": 0.3},
+    "drop_kinds": {"kinds": ["ttl", "seq", "length"], "share": 0.5},
     "jitter_gaps": {"factor": 4.0},
     "first_bursts": {"least": 2},
 }
@@ -107,6 +108,28 @@ def test_missing_fields() -> None:
     y = view("drop_fields", x, draws(40), share=0.3)
     assert near(int((~y.valid).sum()), len(x.valid) - 40, 0.3)
     assert y.valid[x.offsets[:-1]].all() and torch.equal(y.values, x.values)
+
+
+def test_missing_kinds_are_missing_from_the_whole_flow() -> None:
+    # each of three kinds is lost by itself with chance .5; the two tokens of `seq` go together with none but its first named
+    x = packed(flows(400))
+    after = view("drop_kinds", x, draws(400))
+    field = x.values[:, 0].long()
+    lost = {}
+    for name in ("ttl", "seq", "length"):
+        own = field == first(name)
+        gone = torch.zeros(400).index_add(0, x.owner[own], (~after.valid[own]).float())
+        all_of = torch.zeros(400).index_add(0, x.owner[own], torch.ones(int(own.sum())))
+        assert ((gone == 0) | (gone == all_of)).all()
+        lost[name] = gone[all_of > 0] > 0
+        assert near(lost[name].sum(), len(lost[name]), 0.5)
+    assert near((lost["ttl"] & lost["length"]).sum(), 400, 0.25)
+    named = torch.isin(field, torch.tensor([first(n) for n in ("ttl", "seq", "length")] + [first("seq") + 1]))
+    assert after.valid[~named].all()
+    with pytest.raises(RequestError, match=r"drop_kinds\.kinds: .*did you mean 'window'"):
+        view("drop_kinds", x, draws(400), kinds=["windows"])
+    with pytest.raises(RequestError, match="'direction'"):
+        view("drop_kinds", x, draws(400), kinds=["direction"])
 
 
 def test_gaps_by_one_factor() -> None:

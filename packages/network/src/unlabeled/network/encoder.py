@@ -36,9 +36,10 @@ class FlowEncoder(TokenEncoder):
     The bytes of a token and its field are embedded and summed. A learned burst token stands before the tokens of each
     burst. A layer is two pre-norm blocks: one over the tokens of every burst by itself, then one over the burst tokens of
     the flow, which go back to their bursts. Rotary positions are packet and place in the first and the number of the burst
-    in the second; sincos and learned ones are added once. `pooled` is the mean of the burst tokens by learned weights, a
-    softmax over the bursts that are there, which begins as the plain mean. At the end a token is given the vectors of its
-    burst and flow, so that what is learned of tokens teaches all weights; one norm ends both.
+    in the second; sincos and learned ones are added once. A burst's vector is its token with the mean of its tokens: the
+    token alone, which masked tokens hardly teach, let flows fall on one point. `pooled` is the mean of the bursts' vectors by
+    learned weights, a softmax over the bursts that are there, which begins as the plain mean. At the end a token is given the
+    vectors of its burst and flow, so that what is learned of tokens teaches all weights; one norm ends both.
 
     Only bursts and tokens that are there are computed, each burst in a row of its own, and a flow has the same features
     alone and beside others. To learn its shapes it waits for the device. Raises RequestError where there is another input
