@@ -1,4 +1,4 @@
-"""`tools/bench NAME`: one row. `--list`: the rows. `--all -o FOLDER`: all rows, each in processes of its own."""
+"""`tools/bench NAME`: one row. `--list`: the rows. `--all -o FOLDER`: all, each in processes of its own; `--new`: what is missing."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="a row")
     parser.add_argument("--list", action="store_true", help="the rows and what they compare")
     parser.add_argument("--all", action="store_true", help="every row")
+    parser.add_argument(
+        "--new", action="store_true", help="rows that the newest file in the folder lacks; others are kept"
+    )
     parser.add_argument("-o", dest="out", type=Path, help="folder for DATE-bench.json; also renews README.md beside it")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--threads", type=int, help="of torch; default: the cores")
@@ -39,11 +42,11 @@ def run(asked: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         rows = [report.about(name) for name in names()]
         print(json.dumps(rows, indent=2) if asked.json else "\n".join(f"{r['name']:18} {r['what']}" for r in rows))
         return 0
-    if asked.all:
+    if asked.all or asked.new:
         if asked.out is None:
             raise RequestError("--all writes a file: name its folder with -o, benchmarks/results for the committed one")
-        found = [_apart(name, asked) for name in names()]
-        return _write(found, asked.out)
+        kept = {} if asked.all else _newest(asked.out)
+        return _write([kept.get(name) or _apart(name, asked) for name in names()], asked.out)
     if asked.name is None:
         parser.print_usage(sys.stderr)
         return 2
@@ -65,9 +68,15 @@ def _apart(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def _newest(out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the newest file by name, each with the commit and the date it was measured at."""
+    file = max(out.glob("*-bench.json"), default=None)
+    return {} if file is None else {row["name"]: row for row in json.loads(file.read_text())["rows"]}
+
+
 def _write(found: list[dict[str, Any]], out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{found[0]['date']}-bench.json"
+    file = out / f"{max(row['date'] for row in found)}-bench.json"
     write_json(file, {"command": "tools/bench --all", "rows": found})
     readme = out.parent / "README.md"
     if readme.exists():

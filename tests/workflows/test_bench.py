@@ -109,6 +109,21 @@ def test_turns_change_who_begins_and_leave_out_the_first() -> None:
     assert len(ours) == len(peer) == 3
 
 
+def test_new_rows_join_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench.__main__ as command
+
+    newest = max((BENCHMARKS / "results").glob("*-bench.json"))
+    rows = [r for r in json.loads(newest.read_text())["rows"] if r["name"] != "hog"]
+    (tmp_path / "2026-01-01-bench.json").write_text(json.dumps({"rows": rows}))
+    hog = {**rows[0], "name": "hog", "date": "2026-01-02", "commit": "later"}
+    monkeypatch.setattr(command, "_apart", lambda name, asked: {"hog": hog}[name])
+    monkeypatch.setattr(command, "names", lambda: sorted(["hog", *(r["name"] for r in rows)]))
+    assert call("--new", "-o", str(tmp_path)) == 0
+    (new,) = (p for p in tmp_path.iterdir() if not p.name.startswith("2026-01-01"))
+    found = {r["name"]: r for r in json.loads(new.read_text())["rows"]}
+    assert found.pop("hog") == hog and found == {r["name"]: r for r in rows}
+
+
 def test_the_committed_table_follows_from_the_committed_numbers() -> None:
     from bench import report
 
