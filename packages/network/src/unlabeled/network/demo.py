@@ -41,7 +41,7 @@ def demo(to: Path) -> None:
 
 
 def _recipe(folder: Path) -> Recipe:
-    with as_file(files("unlabeled.network") / "recipes" / "netfound-services.yaml") as path:
+    with as_file(files("unlabeled.network") / "recipes" / "two-views-services.yaml") as path:
         recipe = read_recipe(path)
     study = recipe.study.model_copy(update={"labels": folder / "labels.csv", "folds": folder / "folds.csv", **SMALL})
     data = recipe.data.model_copy(update={"path": folder})

@@ -11,7 +11,7 @@ from unlabeled.core.contracts.recipe import Recipe
 
 # of a study: to end within minutes
 QUICK = {"seeds": 1, "lr_grid": (1e-3,)}
-ONE = "One pretraining seed and one rate of fine-tuning; the recipe's study has three seeds and chooses: see the package's README."
+ONE = "One pretraining seed and one rate of fine-tuning; the recipe's study has more seeds and may choose: see the package's README."
 
 
 def inspect_and_study(recipe: Recipe, to: Path, real: str, split: str) -> None:
