@@ -22,7 +22,7 @@ def rows(study: dict[str, Any]) -> list[str]:
     return [f"| {start} | {' | '.join(text(of[t]) for t in titles)} |" for start, of in study["scores"].items()]
 
 
-@pytest.mark.parametrize(("package", "result"), [("earth", "landsat-study")])
+@pytest.mark.parametrize(("package", "result"), [("earth", "landsat-study"), ("network", "services-study")])
 def test_the_table_is_the_committed_study(package: str, result: str) -> None:
     newest = max((ROOT / "benchmarks" / "results").glob(f"*-{result}.json"))
     expected = rows(json.loads(newest.read_text())["study"])
