@@ -15,7 +15,14 @@ from releasing.wheels import Wheel, build, check_entry_points, check_files, chec
 
 ROOT = Path(__file__).parents[2]
 # modules that are nothing without an extra: what tests of packages subclass, and code that is shipped inside of an export
-OPTIONAL = ("unlabeled.core.testing", "unlabeled.core.bundle.export.modeling_unlabeled")
+OPTIONAL = (
+    "unlabeled.core.testing",
+    "unlabeled.core.bundle.export.modeling_unlabeled",
+    # compiled twins, imported only where numba is; the numpy ones give the same
+    "unlabeled.network.capture.decode_fast",
+    "unlabeled.network.flow.tokenise_fast",
+    "unlabeled.network.testing",
+)
 
 
 def main() -> int:
