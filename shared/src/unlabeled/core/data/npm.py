@@ -9,9 +9,8 @@ import tempfile
 from pathlib import Path
 
 from unlabeled.core.contracts import RequestError
-from unlabeled.core.data.registry import _extract, _inside, cache_folder
+from unlabeled.core.data.registry import cached
 from unlabeled.core.files import sha256 as sha256_of
-from unlabeled.core.files import write_atomic
 
 TIMEOUT = 600  # seconds for the whole of a download, npm's own attempts included
 
@@ -26,18 +25,7 @@ def fetch_npm(package: str, version: str, filename: str, sha256: str, member: st
     Raises RequestError, in one sentence without any host's name, where npm is missing, or the file is not to be had, is
     another one, or holds no such member.
     """
-    folder = cache_folder() / sha256
-    archive = folder / filename
-    wanted = archive if member is None else folder / "members" / _inside(member)
-    if wanted.is_file():
-        return wanted
-    if not archive.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(archive, lambda temp: _download(package, version, filename, sha256, temp))
-    if member is not None:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(wanted, lambda temp: _extract(archive, member, temp))
-    return wanted
+    return cached(filename, sha256, member, lambda temp: _download(package, version, filename, sha256, temp))
 
 
 def _download(package: str, version: str, filename: str, sha256: str, to: Path) -> None:

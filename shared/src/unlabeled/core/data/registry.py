@@ -18,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -45,6 +45,11 @@ def fetch(package: str, version: str, filename: str, sha256: str, member: str | 
     Raises RequestError, in one sentence without any host's name, where the file is not to be had, is another one, or
     holds no such member.
     """
+    return cached(filename, sha256, member, lambda temp: _download(package, version, filename, sha256, temp))
+
+
+def cached(filename: str, sha256: str, member: str | None, download: Callable[[Path], None]) -> Path:
+    """The archive of this checksum, or one member of it, from the cache; else `download` writes the archive, checked."""
     folder = cache_folder() / sha256
     archive = folder / filename
     wanted = archive if member is None else folder / "members" / _inside(member)
@@ -52,7 +57,7 @@ def fetch(package: str, version: str, filename: str, sha256: str, member: str | 
         return wanted
     if not archive.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(archive, lambda temp: _download(package, version, filename, sha256, temp))
+        write_atomic(archive, download)
     if member is not None:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(wanted, lambda temp: _extract(archive, member, temp))
